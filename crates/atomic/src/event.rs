@@ -1,0 +1,88 @@
+//! The event count: how everything but the lock sleeps.
+//!
+//! `seq` is the futex word, `waiters` says whether anybody may be asleep:
+//!
+//! ```text
+//!  seq      bumped by a waker that saw the flag; sleepers wait while it is what they read
+//!  waiters  bit 0: a sleeper may be there; bits 1..: count of announcements, so that a waker's
+//!           clearing CAS fails when a new sleeper has come since it looked
+//! ```
+//!
+//! Sleeper: `k = seq`; `waiters = (waiters + 2) | 1` in one read-modify-write; re-check the condition;
+//! sleep on `seq == k`. Waker (after its change): `o = waiters`; if `o & 1`: `seq += 1`, wake all, and if
+//! nobody slept, CAS `waiters` from `o` to `o & !1`.
+//!
+//! Both words may be written by everybody at any time; neither has an owner. What a death leaves behind:
+//! a sleeper killed asleep leaves the flag set, which costs the next waker one useless wake; a waker killed
+//! (or stopped) between its change and the wake leaves sleepers asleep, which is why every sleep is cut in
+//! slices by its caller. Nobody repairs anything.
+//!
+//! Ordering: the sleeper's announcement and the waker's change are each followed by a full fence before the
+//! other side's word is read, so one of the two sees the other (store buffering is excluded).
+
+use crate::{AtomicU32, Deadline, Ordering, Platform, fence, fence_after_rmw};
+
+/// Sequence word and waiter flag of whatever can be slept on.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct EventCount {
+    seq: AtomicU32,
+    waiters: AtomicU32,
+}
+
+/// What [`EventCount::listen`] saw; to be given to [`EventCount::sleep`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "listening alone does not sleep"]
+pub struct Ticket(u32);
+
+impl EventCount {
+    /// Announces a sleeper. Re-check the condition after this and before [`sleep`](Self::sleep).
+    pub fn listen(&self) -> Ticket {
+        let seq = self.seq.load(Ordering::Acquire);
+        let mut seen = self.waiters.load(Ordering::Relaxed);
+        // One read-modify-write; a CAS loop because no single instruction adds and sets a bit.
+        while let Err(now) =
+            self.waiters.compare_exchange(seen, seen.wrapping_add(2) | 1, Ordering::AcqRel, Ordering::Relaxed)
+        {
+            seen = now;
+        }
+        fence_after_rmw();
+        Ticket(seq)
+    }
+
+    /// Sleeps unless something was notified since the ticket was taken. May return early.
+    pub fn sleep(&self, platform: &impl Platform, ticket: Ticket, until: Option<Deadline>) {
+        platform.wait(&self.seq, ticket.0, None, until);
+    }
+
+    /// Wakes everybody who listens, after a change made by a plain store.
+    #[inline]
+    pub fn notify_after_store(&self, platform: &impl Platform) {
+        fence(Ordering::SeqCst);
+        self.notify(platform);
+    }
+
+    /// Wakes everybody who listens, after a change made by an atomic read-modify-write of this thread.
+    #[inline]
+    pub fn notify_after_rmw(&self, platform: &impl Platform) {
+        fence_after_rmw();
+        self.notify(platform);
+    }
+
+    #[inline]
+    fn notify(&self, platform: &impl Platform) {
+        let seen = self.waiters.load(Ordering::Relaxed);
+        if seen & 1 != 0 {
+            self.wake_all(platform, seen);
+        }
+    }
+
+    #[cold]
+    fn wake_all(&self, platform: &impl Platform, seen: u32) {
+        self.seq.fetch_add(1, Ordering::Release);
+        if platform.wake(&self.seq, u32::MAX) == 0 {
+            // Nobody slept: drop the flag unless a new sleeper has announced itself. Losing the race is fine.
+            let _ = self.waiters.compare_exchange(seen, seen & !1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}

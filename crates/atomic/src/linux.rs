@@ -1,0 +1,516 @@
+#![allow(unsafe_code)]
+//! The room where this process meets its kernel: thread identity, the robust list, the fork stamp, futexes.
+//!
+//! Claims, and who keeps them:
+//! * `list_op_pending` of the calling thread's *libc-owned* robust list head is a plain word of this thread's
+//!   own memory; only this thread writes it here, the kernel reads it when the thread dies. The list itself is
+//!   never touched and `set_robust_list` is never called: libc goes on owning it.
+//! * The kernel never follows the pending entry as a pointer to a node; it only adds `futex_offset` and looks
+//!   at the 32-bit word there. So a word in a segment is made robust without any link in shared memory.
+//! * The fork stamp lives in a page that the kernel wipes in a forked child (`MADV_WIPEONFORK`), so a child
+//!   sees 0 and knows that nothing it inherited is its own.
+
+use core::cell::{Cell, RefCell};
+use core::ffi::c_long;
+use core::num::NonZeroU32;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use core::time::Duration;
+
+use rustix::fs::Timespec;
+use rustix::thread::futex;
+use rustix::time::ClockId;
+
+use crate::{AtomicU32, Deadline, OWNER_DIED, Pending, Platform, TID, WAITERS};
+
+/// The calling thread on this Linux machine.
+///
+/// Sleeps on two words with `futex_waitv` (Linux 5.16); where the call is missing or denied, sleeps that
+/// should also watch a second word are cut into slices of 50 ms instead.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linux;
+
+/// Sleeps that can not watch their second word last at most this long.
+const BLIND_SLICE: Duration = Duration::from_millis(50);
+/// How often to look again before sleeping; measured as the best of 0..1000 for short critical sections.
+const SPINS: u32 = 100;
+/// Locks held at once by a thread before the list of them goes to the heap.
+const HELD_INLINE: usize = 16;
+
+/// The head of a thread's robust list, as the kernel defines it.
+#[repr(C)]
+struct RobustHead {
+    first: *mut RobustHead,
+    futex_offset: c_long,
+    pending: usize,
+}
+
+struct Thread {
+    /// Stamp of the process incarnation in which the rest was filled in; 0 before.
+    stamp: Cell<u64>,
+    tid: Cell<u32>,
+    /// Null where there is no robust list (musl before its first robust lock, Miri, emulators).
+    head: Cell<*mut RobustHead>,
+    held: Cell<usize>,
+    words: [Cell<usize>; HELD_INLINE],
+}
+
+thread_local! {
+    // No destructor, so that access is one instruction; the destructor is in EXIT.
+    static THREAD: Thread = const {
+        Thread {
+            stamp: Cell::new(0),
+            tid: Cell::new(0),
+            head: Cell::new(null_mut()),
+            held: Cell::new(0),
+            words: [const { Cell::new(0) }; HELD_INLINE],
+        }
+    };
+    static EXIT: Exit = const { Exit { spilled: RefCell::new(Vec::new()) } };
+}
+
+/// Dropped when the thread ends: gives up what it still holds.
+struct Exit {
+    spilled: RefCell<Vec<usize>>,
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        let hook = ON_THREAD_EXIT.load(Ordering::Acquire);
+        THREAD.with(|t| {
+            let held = t.held.replace(0);
+            if held == 0 || hook == 0 || t.stamp.get() != process_stamp() {
+                return;
+            }
+            // SAFETY: only `on_thread_exit` stores here, and it stores a `fn(LockedWord)`.
+            let hook = unsafe { core::mem::transmute::<usize, fn(LockedWord)>(hook) };
+            let inline = t.words.iter().take(held).map(Cell::get);
+            for address in inline.chain(self.spilled.take()) {
+                hook(LockedWord { address, tid: t.tid.get() });
+            }
+        });
+    }
+}
+
+static ON_THREAD_EXIT: AtomicUsize = AtomicUsize::new(0);
+
+/// A word that a thread still held when it ended.
+#[derive(Debug)]
+pub struct LockedWord {
+    address: usize,
+    tid: u32,
+}
+
+impl LockedWord {
+    /// Where the word was when it was locked.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Does to `word` what the kernel does to the robust words of a dead thread.
+    pub fn give_up(&self, word: &AtomicU32) {
+        let mut seen = word.load(Ordering::Relaxed);
+        while seen & TID == self.tid {
+            let dead = seen & WAITERS | OWNER_DIED;
+            match word.compare_exchange(seen, dead, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    if seen & WAITERS != 0 {
+                        Linux.wake(word, 1);
+                    }
+                    return;
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// Names the function that is given each word which a thread still holds when it ends. It must make sure
+/// that the word is still mapped before it touches it. Later calls replace the function.
+pub fn on_thread_exit(hook: fn(LockedWord)) {
+    ON_THREAD_EXIT.store(hook as usize, Ordering::Release);
+}
+
+/// How many locks the calling thread holds.
+#[must_use]
+pub fn held_locks() -> usize {
+    THREAD.with(|t| t.held.get())
+}
+
+/// The page whose first word is the stamp of this process incarnation; wiped by the kernel in a forked child.
+static STAMP_PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
+
+/// A number for this incarnation of the process: a forked child has another one than its parent.
+#[inline]
+#[must_use]
+pub fn process_stamp() -> u64 {
+    let page = STAMP_PAGE.load(Ordering::Acquire);
+    if !page.is_null() {
+        // SAFETY: the page is never unmapped once it has been stored.
+        let stamp = unsafe { &*page }.load(Ordering::Relaxed);
+        if stamp != 0 {
+            return stamp;
+        }
+    }
+    new_stamp()
+}
+
+#[cold]
+fn new_stamp() -> u64 {
+    let mut page = STAMP_PAGE.load(Ordering::Acquire);
+    if page.is_null() {
+        let fresh = stamp_page();
+        match STAMP_PAGE.compare_exchange(null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => page = fresh,
+            // Another thread was first. The page that lost stays mapped: once per process at most.
+            Err(first) => page = first,
+        }
+    }
+    // Unique among this process and its ancestors: no two incarnations share both clock and pid.
+    let pid = u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs());
+    let stamp = Linux.now().0 << 22 | pid & 0x3f_ffff | 1 << 63;
+    // SAFETY: as in `process_stamp`.
+    match unsafe { &*page }.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => stamp,
+        Err(first) => first,
+    }
+}
+
+#[cfg(not(miri))]
+fn stamp_page() -> *mut AtomicU64 {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+    let (size, rw) = (4096, ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a new private mapping at an address of the kernel's choice; nothing else can refer to it.
+    let page = unsafe { mmap_anonymous(null_mut(), size, rw, MapFlags::PRIVATE) }
+        .expect("one page of memory for the fork stamp");
+    // SAFETY: the page was mapped above and is zero.
+    if unsafe { madvise(page, size, Advice::LinuxWipeOnFork) }.is_err() {
+        // Not there in some emulations of Linux: then libc's own fork has to tell us.
+        // SAFETY: the handler only stores to one atomic word.
+        unsafe { libc::pthread_atfork(None, None, Some(forget_stamp)) };
+    }
+    page.cast()
+}
+
+#[cfg(miri)]
+fn stamp_page() -> *mut AtomicU64 {
+    Box::leak(Box::new(AtomicU64::new(0)))
+}
+
+#[cfg(not(miri))]
+extern "C" fn forget_stamp() {
+    let page = STAMP_PAGE.load(Ordering::Acquire);
+    if !page.is_null() {
+        // SAFETY: as in `process_stamp`.
+        unsafe { &*page }.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Thread {
+    /// First use in this thread, or first use after a fork.
+    #[cold]
+    fn introduce(&self, stamp: u64) {
+        self.tid.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs() & TID);
+        self.head.set(robust_head());
+        self.held.set(0);
+        // Touching EXIT registers its destructor; during the thread's own end it is gone already.
+        let _ = EXIT.try_with(|exit| exit.spilled.borrow_mut().clear());
+        self.stamp.set(stamp);
+    }
+}
+
+#[cfg(not(miri))]
+fn robust_head() -> *mut RobustHead {
+    let mut head: *mut RobustHead = null_mut();
+    let mut size = 0_usize;
+    // SAFETY: the kernel stores the head's address and size into the two locals; pid 0 is this thread.
+    let failed = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut size) };
+    if failed != 0 || size != size_of::<RobustHead>() { null_mut() } else { head }
+}
+
+#[cfg(miri)]
+fn robust_head() -> *mut RobustHead {
+    null_mut()
+}
+
+/// 0: not tried yet, 1: works, 2: missing or denied.
+static WAITV: AtomicU8 = AtomicU8::new(0);
+
+fn timespec(deadline: Deadline) -> Timespec {
+    let nanos_per_s = 1_000_000_000;
+    Timespec { tv_sec: (deadline.0 / nanos_per_s) as i64, tv_nsec: (deadline.0 % nanos_per_s) as _ }
+}
+
+/// `Some` if the kernel slept on both words (or saw that it need not); `None` if it has no such call.
+fn wait_on_both(a: (&AtomicU32, u32), b: (&AtomicU32, u32), until: Option<&Timespec>) -> Option<()> {
+    if WAITV.load(Ordering::Relaxed) == 2 {
+        return None;
+    }
+    let waiter = |(word, expected): (&AtomicU32, u32)| {
+        let mut w = futex::Wait::new();
+        w.val = u64::from(expected);
+        w.uaddr = futex::WaitPtr::new(core::ptr::from_ref(word).cast_mut().cast());
+        w.flags = futex::WaitFlags::SIZE_U32;
+        w
+    };
+    match futex::waitv(&[waiter(a), waiter(b)], futex::WaitvFlags::empty(), until, ClockId::Monotonic) {
+        // A sandbox answers EPERM where it should say ENOSYS.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+            WAITV.store(2, Ordering::Relaxed);
+            None
+        }
+        _ => {
+            WAITV.store(1, Ordering::Relaxed);
+            Some(())
+        }
+    }
+}
+
+impl Linux {
+    /// The calling thread's id, for a caller who has just compared `stamp` with [`process_stamp`].
+    #[inline]
+    #[must_use]
+    pub fn tid_in(self, stamp: u64) -> u32 {
+        THREAD.with(|t| {
+            if t.stamp.get() != stamp {
+                t.introduce(stamp);
+            }
+            t.tid.get()
+        })
+    }
+}
+
+impl Platform for Linux {
+    #[inline]
+    fn tid(&self) -> u32 {
+        self.tid_in(process_stamp())
+    }
+
+    #[inline]
+    fn announce(&self, word: &AtomicU32) -> Pending {
+        THREAD.with(|t| {
+            let head = t.head.get();
+            if head.is_null() {
+                return Pending(0);
+            }
+            // SAFETY: `head` is this thread's own list head, which libc keeps for the thread's life. Its fields
+            // are read by the kernel only when this thread dies, so plain volatile accesses are enough.
+            unsafe {
+                let pending = &raw mut (*head).pending;
+                let before = pending.read_volatile();
+                let offset = (&raw const (*head).futex_offset).read_volatile();
+                pending.write_volatile(core::ptr::from_ref(word).addr().wrapping_sub(offset as usize));
+                compiler_fence(Ordering::SeqCst);
+                Pending(before)
+            }
+        })
+    }
+
+    #[inline]
+    fn retract(&self, before: Pending) {
+        THREAD.with(|t| {
+            let head = t.head.get();
+            if !head.is_null() {
+                compiler_fence(Ordering::SeqCst);
+                // SAFETY: as in `announce`.
+                unsafe { (&raw mut (*head).pending).write_volatile(before.0) };
+            }
+        });
+    }
+
+    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool {
+        THREAD.with(|t| {
+            let head = t.head.get();
+            if head.is_null() {
+                return false;
+            }
+            // SAFETY: as in `announce`.
+            let offset = unsafe { (&raw const (*head).futex_offset).read_volatile() };
+            before.0 == core::ptr::from_ref(word).addr().wrapping_sub(offset as usize)
+        })
+    }
+
+    #[inline]
+    fn hold(&self, word: &AtomicU32) {
+        THREAD.with(|t| {
+            let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
+            match t.words.get(held) {
+                Some(place) => place.set(address),
+                None => spill(address),
+            }
+            t.held.set(held + 1);
+        });
+    }
+
+    #[inline]
+    fn unhold(&self, word: &AtomicU32) {
+        THREAD.with(|t| {
+            let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
+            if held == 0 {
+                return;
+            }
+            if t.words.get(held - 1).is_some_and(|last| last.get() == address) {
+                t.held.set(held - 1);
+            } else {
+                unhold_out_of_order(t, address);
+            }
+        });
+    }
+
+    fn wait(
+        &self,
+        word: &AtomicU32,
+        expected: u32,
+        also: Option<(&AtomicU32, u32)>,
+        until: Option<Deadline>,
+    ) {
+        let mut until = until;
+        if let Some(also) = also {
+            let timeout = until.map(timespec);
+            if wait_on_both((word, expected), also, timeout.as_ref()).is_some() {
+                return;
+            }
+            let slice = self.now().saturating_add(BLIND_SLICE);
+            until = Some(until.map_or(slice, |u| u.min(slice)));
+        }
+        let timeout = until.map(timespec);
+        // The result does not matter: woken, changed, interrupted and timed out all mean "look again".
+        let _ = futex::wait_bitset(word, futex::Flags::empty(), expected, timeout.as_ref(), NonZeroU32::MAX);
+    }
+
+    #[inline]
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        let count = count.min(i32::MAX.unsigned_abs());
+        futex::wake(word, futex::Flags::empty(), count).map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
+    fn now(&self) -> Deadline {
+        let now = rustix::time::clock_gettime(ClockId::Monotonic);
+        Deadline(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    fn thread_exists(&self, tid: u32) -> bool {
+        // A thread that has ended but whose leader entry is not reaped yet is a zombie: it runs no more.
+        match std::fs::read(format!("/proc/{tid}/stat")) {
+            Ok(stat) => {
+                let after_name = stat.iter().rposition(|&b| b == b')').map_or(0, |p| p + 2);
+                !matches!(stat.get(after_name), Some(b'Z' | b'X'))
+            }
+            Err(_) => {
+                let pid = rustix::process::Pid::from_raw(tid as i32);
+                pid.is_some_and(|p| rustix::process::test_kill_process(p) != Err(rustix::io::Errno::SRCH))
+            }
+        }
+    }
+
+    fn spins(&self) -> u32 {
+        static CACHED: AtomicU32 = AtomicU32::new(u32::MAX);
+        let cached = CACHED.load(Ordering::Relaxed);
+        if cached != u32::MAX {
+            return cached;
+        }
+        let one_cpu = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+        let spins = if one_cpu { 0 } else { SPINS };
+        CACHED.store(spins, Ordering::Relaxed);
+        spins
+    }
+}
+
+#[cold]
+fn spill(address: usize) {
+    let _ = EXIT.try_with(|exit| exit.spilled.borrow_mut().push(address));
+}
+
+#[cold]
+fn unhold_out_of_order(t: &Thread, address: usize) {
+    let held = t.held.get();
+    let spilled = EXIT.try_with(|exit| {
+        let mut spilled = exit.spilled.borrow_mut();
+        let found = spilled.iter().rposition(|&a| a == address);
+        match found {
+            Some(at) => {
+                spilled.swap_remove(at);
+                (true, None)
+            }
+            // An inline place becomes free: the last spilled address moves into it.
+            None => (false, spilled.pop()),
+        }
+    });
+    let (found, refill) = spilled.unwrap_or((false, None));
+    if !found {
+        let inline = held.min(HELD_INLINE);
+        let Some(at) = t.words.iter().take(inline).position(|w| w.get() == address) else { return };
+        let last = refill.unwrap_or_else(|| t.words[inline - 1].get());
+        t.words[at].set(last);
+    }
+    t.held.set(held - 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_locks_survive_any_order_of_release() {
+        let words: Vec<AtomicU32> = (0..40).map(|_| AtomicU32::new(0)).collect();
+        Linux.tid();
+        for w in &words {
+            Linux.hold(w);
+        }
+        for w in words.iter().step_by(2).chain(words.iter().skip(1).step_by(2)) {
+            Linux.unhold(w);
+        }
+        assert_eq!(held_locks(), 0);
+        for w in &words {
+            Linux.hold(w);
+        }
+        for w in words.iter().rev() {
+            Linux.unhold(w);
+        }
+        assert_eq!(held_locks(), 0);
+    }
+
+    #[test]
+    fn a_thread_that_ends_holding_reports_its_words() {
+        static SEEN: AtomicU32 = AtomicU32::new(0);
+        static WORDS: [AtomicU32; 20] = [const { AtomicU32::new(0) }; 20];
+        fn hook(locked: LockedWord) {
+            for w in &WORDS {
+                if core::ptr::from_ref(w).addr() == locked.address() {
+                    locked.give_up(w);
+                    SEEN.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        on_thread_exit(hook);
+        std::thread::spawn(|| {
+            let tid = Linux.tid();
+            for w in &WORDS {
+                w.store(tid, Ordering::Relaxed);
+                Linux.hold(w);
+            }
+        })
+        .join()
+        .expect("the thread ends well");
+        assert_eq!(SEEN.load(Ordering::Relaxed), 20);
+        assert!(WORDS.iter().all(|w| w.load(Ordering::Relaxed) == OWNER_DIED));
+    }
+
+    #[test]
+    fn a_word_announced_by_a_dying_thread_is_marked_by_the_kernel() {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        std::thread::spawn(|| {
+            let tid = Linux.tid();
+            let before = Linux.announce(&WORD);
+            assert!(!Linux.interrupted(&before, &WORD));
+            WORD.store(tid | WAITERS, Ordering::Relaxed);
+        })
+        .join()
+        .expect("the thread ends well");
+        // join returns when the kernel clears the thread's id, which it does after the robust list.
+        if !cfg!(miri) {
+            assert_eq!(WORD.load(Ordering::Relaxed), OWNER_DIED | WAITERS);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! loom in the place of the machine: atomics, sleeping and dying, for model tests only.
+//!
+//! loom's atomics can not live in an mmap, so algorithms are checked here on words in a `Vec` or `Arc`. Two
+//! configurations, because loom 0.7 may explore too little when a thread loads what it stored itself:
+//! `--cfg crossproc_model` has real loads (stale values are explored), `--cfg crossproc_model_rmw` beside it
+//! issues loads as `fetch_add(0)` and stores as `swap` (interleavings are explored). Model tests print and
+//! assert their number of executions in both.
+//!
+//! Sleeping is real here: a missing wake-up is a deadlock, which loom reports. The slices of a sleep that also
+//! watches a token never end (the wake-ups alone must do); the short ones on one word end when a holder's window does.
+
+use core::cell::Cell;
+
+use loom::sync::{Arc, Condvar, Mutex};
+
+use crate::{Deadline, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform, TID, WAITERS};
+
+pub use loom::sync::atomic::fence;
+
+/// In the model there is no cheaper full fence.
+pub fn fence_after_rmw() {
+    fence(Ordering::SeqCst);
+}
+
+/// A spin lets the others run.
+pub fn pause() {
+    loom::thread::yield_now();
+}
+
+/// The panic payload of a thread that was killed by its fuse.
+#[derive(Debug)]
+pub struct Killed;
+
+loom::thread_local! {
+    static FUSE: Cell<u32> = Cell::new(u32::MAX);
+}
+
+/// One shared access: kills the thread if its fuse has burnt down.
+fn step() {
+    FUSE.with(|fuse| match fuse.get() {
+        u32::MAX => {}
+        0 => {
+            fuse.set(u32::MAX);
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        left => fuse.set(left - 1),
+    });
+}
+
+macro_rules! atomic {
+    ($name:ident, $inner:ident, $int:ty) => {
+        /// loom's atomic under the machine's name.
+        #[derive(Debug)]
+        pub struct $name(loom::sync::atomic::$inner);
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new(0)
+            }
+        }
+
+        #[allow(missing_docs)]
+        impl $name {
+            pub fn new(value: $int) -> Self {
+                Self(loom::sync::atomic::$inner::new(value))
+            }
+            /// What the kernel sees: never stale, and no step of the calling process.
+            fn newest(&self) -> $int {
+                self.0.fetch_add(0, Ordering::AcqRel)
+            }
+            #[track_caller]
+            pub fn load(&self, order: Ordering) -> $int {
+                step();
+                if cfg!(crossproc_model_rmw) {
+                    let order = match order {
+                        Ordering::Relaxed => Ordering::Relaxed,
+                        _ => Ordering::Acquire,
+                    };
+                    self.0.fetch_add(0, order)
+                } else {
+                    self.0.load(order)
+                }
+            }
+            #[track_caller]
+            pub fn store(&self, value: $int, order: Ordering) {
+                step();
+                if cfg!(crossproc_model_rmw) {
+                    self.0.swap(value, order);
+                } else {
+                    self.0.store(value, order);
+                }
+            }
+            #[track_caller]
+            pub fn swap(&self, value: $int, order: Ordering) -> $int {
+                step();
+                self.0.swap(value, order)
+            }
+            #[track_caller]
+            pub fn compare_exchange(
+                &self,
+                expected: $int,
+                value: $int,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$int, $int> {
+                step();
+                self.0.compare_exchange(expected, value, success, failure)
+            }
+            #[track_caller]
+            pub fn fetch_add(&self, value: $int, order: Ordering) -> $int {
+                step();
+                self.0.fetch_add(value, order)
+            }
+            #[track_caller]
+            pub fn fetch_and(&self, value: $int, order: Ordering) -> $int {
+                step();
+                self.0.fetch_and(value, order)
+            }
+            #[track_caller]
+            pub fn fetch_or(&self, value: $int, order: Ordering) -> $int {
+                step();
+                self.0.fetch_or(value, order)
+            }
+        }
+    };
+}
+atomic!(AtomicU32, AtomicU32, u32);
+atomic!(AtomicU64, AtomicU64, u64);
+
+/// The kernel of one model run: who sleeps on what, who is dead, and the tokens.
+#[derive(Debug)]
+pub struct Kernel {
+    sleepers: Mutex<Vec<Sleeper>>,
+    changed: Condvar,
+    dead: Mutex<[bool; 8]>,
+    /// Threads between `hold` and `unhold`.
+    holding: Mutex<[bool; 8]>,
+    tokens: [AtomicU32; 8],
+}
+
+#[derive(Debug)]
+struct Sleeper {
+    thread: u32,
+    words: [usize; 2],
+    woken: bool,
+}
+
+impl Kernel {
+    /// A kernel for threads 1 to 7, each a process of its own.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            sleepers: Mutex::new(Vec::new()),
+            changed: Condvar::new(),
+            dead: Mutex::new([false; 8]),
+            holding: Mutex::new([false; 8]),
+            tokens: core::array::from_fn(|tid| AtomicU32::new(tid as u32 | WAITERS)),
+        })
+    }
+}
+
+/// A process with one thread, in the model.
+#[derive(Debug)]
+pub struct Process {
+    kernel: Arc<Kernel>,
+    tid: u32,
+    pending: Cell<usize>,
+}
+
+/// Stands for the second word of those who sleep while a holder is between two steps; their slice is short, so
+/// they are woken when such a window ends.
+const WINDOW: usize = usize::MAX;
+
+fn address(word: &AtomicU32) -> usize {
+    core::ptr::from_ref(word).addr()
+}
+
+impl Process {
+    /// Thread `tid` (1 to 7), alone in its process.
+    #[must_use]
+    pub fn new(kernel: &Arc<Kernel>, tid: u32) -> Self {
+        Self { kernel: Arc::clone(kernel), tid, pending: Cell::new(0) }
+    }
+
+    /// Runs `f` and kills the process before its `accesses`-th shared access; the kernel then does its duty for
+    /// `words`, those that could be announced. `Some` if `f` ended before the fuse had burnt down.
+    pub fn run_until_killed<R>(
+        &self,
+        accesses: u32,
+        words: &[&AtomicU32],
+        f: impl FnOnce() -> R,
+    ) -> Option<R> {
+        FUSE.with(|fuse| fuse.set(accesses));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+        FUSE.with(|fuse| fuse.set(u32::MAX));
+        match result {
+            Ok(done) => Some(done),
+            Err(panic) if panic.is::<Killed>() => {
+                self.die(words);
+                None
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn set_holding(&self, holding: bool) {
+        self.kernel.holding.lock().expect("not poisoned")[self.tid as usize] = holding;
+        self.end_windows();
+    }
+
+    fn end_windows(&self) {
+        let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
+        for sleeper in sleepers.iter_mut().filter(|s| s.words[1] == WINDOW) {
+            sleeper.woken = true;
+        }
+        self.kernel.changed.notify_all();
+    }
+
+    /// What the kernel does when this process dies: the announced word first, then the token, then the proof.
+    pub fn die(&self, words: &[&AtomicU32]) {
+        if let Some(word) = words.iter().find(|word| address(word) == self.pending.get()) {
+            let mut seen = word.load(Ordering::Relaxed);
+            loop {
+                if seen & TID == 0 {
+                    self.wake(word, 1);
+                    break;
+                }
+                if seen & TID != self.tid {
+                    break;
+                }
+                let dead = seen & WAITERS | OWNER_DIED;
+                match word.compare_exchange(seen, dead, Ordering::AcqRel, Ordering::Relaxed) {
+                    Ok(_) => {
+                        if seen & WAITERS != 0 {
+                            self.wake(word, 1);
+                        }
+                        break;
+                    }
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        let token = &self.kernel.tokens[self.tid as usize];
+        token.swap(OWNER_DIED | WAITERS, Ordering::AcqRel);
+        self.wake(token, 1);
+        self.kernel.dead.lock().expect("not poisoned")[self.tid as usize] = true;
+        self.end_windows();
+    }
+}
+
+impl Platform for Process {
+    fn tid(&self) -> u32 {
+        self.tid
+    }
+    fn announce(&self, word: &AtomicU32) -> Pending {
+        Pending(self.pending.replace(address(word)))
+    }
+    fn retract(&self, before: Pending) {
+        self.pending.set(before.0);
+    }
+    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool {
+        before.0 == address(word)
+    }
+    fn hold(&self, _: &AtomicU32) {
+        self.set_holding(true);
+    }
+    fn unhold(&self, _: &AtomicU32) {
+        self.set_holding(false);
+    }
+
+    fn wait(
+        &self,
+        word: &AtomicU32,
+        expected: u32,
+        also: Option<(&AtomicU32, u32)>,
+        until: Option<Deadline>,
+    ) {
+        let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
+        let window = also.is_none() && until.is_some();
+        if window && self.kernel.holding.lock().expect("not poisoned")[(expected & TID & 7) as usize] {
+            drop(sleepers);
+            pause(); // the window that the caller saw is over, or will be when the holder has run
+            return;
+        }
+        // The kernel compares under its own lock.
+        let changed = |(word, expected): (&AtomicU32, u32)| word.newest() != expected;
+        if changed((word, expected)) || also.is_some_and(changed) {
+            return;
+        }
+        let other = if window { WINDOW } else { also.map_or(0, |(word, _)| address(word)) };
+        let words = [address(word), other];
+        sleepers.push(Sleeper { thread: self.tid, words, woken: false });
+        loop {
+            let at = sleepers.iter().position(|s| s.thread == self.tid).expect("we sleep");
+            if sleepers[at].woken {
+                sleepers.remove(at);
+                return;
+            }
+            sleepers = self.kernel.changed.wait(sleepers).expect("not poisoned");
+        }
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
+        let mut woken = 0;
+        for sleeper in sleepers.iter_mut().filter(|s| !s.woken && s.words.contains(&address(word))) {
+            if woken == count {
+                break;
+            }
+            sleeper.woken = true;
+            woken += 1;
+        }
+        self.kernel.changed.notify_all();
+        woken
+    }
+
+    fn now(&self) -> Deadline {
+        Deadline(0)
+    }
+    fn thread_exists(&self, tid: u32) -> bool {
+        !self.kernel.dead.lock().expect("not poisoned")[tid as usize & 7]
+    }
+    fn spins(&self) -> u32 {
+        0
+    }
+}
+
+impl Liveness for Process {
+    fn me(&self) -> Owner {
+        Owner::new(self.tid as u16, 1).expect("generation 1 is an identity")
+    }
+    fn is_dead(&self, owner: Owner) -> bool {
+        self.kernel.dead.lock().expect("not poisoned")[usize::from(owner.slot()) & 7]
+    }
+    fn token(&self, owner: Owner) -> Option<(&AtomicU32, u32)> {
+        let token = &self.kernel.tokens[usize::from(owner.slot()) & 7];
+        Some((token, token.load(Ordering::Acquire)))
+    }
+    fn await_proof(&self, owner: Owner, _: Option<Deadline>) {
+        let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
+        while !self.is_dead(owner) {
+            sleepers = self.kernel.changed.wait(sleepers).expect("not poisoned");
+        }
+    }
+}

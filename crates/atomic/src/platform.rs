@@ -1,0 +1,135 @@
+//! What the algorithms ask of the world: who am I, sleep, wake, who has died.
+//!
+//! Two traits, so that loom models, heap-backed tests and foreign runtimes can answer in the place of
+//! Linux: [`Platform`] is the calling thread and its kernel, [`Liveness`] adds the participants.
+
+use core::num::NonZeroU64;
+use core::time::Duration;
+
+use crate::AtomicU32;
+
+/// A moment on CLOCK_MONOTONIC, in nanoseconds. All processes of one machine read the same clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(pub u64);
+
+impl Deadline {
+    /// `self + duration`, or the last representable moment.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// The identity under which a participant holds things: `slot:16 | generation:48`, never zero.
+///
+/// A slot of the participant table is reused, a generation of a slot never is, so an `Owner` left in
+/// shared memory can not be mistaken for a later process in the same slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(NonZeroU64);
+
+impl Owner {
+    /// Generations are counted modulo 2^47 (the topmost bit of the packed word is for the algorithms).
+    pub const GENERATION_BITS: u32 = 47;
+
+    /// Packs slot and generation; `None` for generation 0, which no participant ever has.
+    #[must_use]
+    pub fn new(slot: u16, generation: u64) -> Option<Self> {
+        let generation = generation & ((1 << Self::GENERATION_BITS) - 1);
+        if generation == 0 {
+            return None;
+        }
+        NonZeroU64::new(u64::from(slot) | generation << 16).map(Self)
+    }
+
+    /// The value as it stands in a shared word.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0.get()
+    }
+
+    /// Reads an identity out of a shared word; `None` if the bits are no identity.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        if bits >> 63 != 0 {
+            return None;
+        }
+        Self::new(bits as u16, bits >> 16)
+    }
+
+    /// Index in the participant table.
+    #[must_use]
+    pub fn slot(self) -> u16 {
+        self.0.get() as u16
+    }
+
+    /// Generation of that slot.
+    #[must_use]
+    pub fn generation(self) -> u64 {
+        self.0.get() >> 16
+    }
+}
+
+/// What `list_op_pending` held before [`Platform::announce`]; given back to [`Platform::retract`].
+#[derive(Debug)]
+#[must_use = "the announcement stands until it is retracted"]
+pub struct Pending(pub usize);
+
+/// The calling thread and its kernel.
+pub trait Platform {
+    /// The kernel's id of the calling thread, in the format of a robust word: not zero, at most [`crate::TID`].
+    fn tid(&self) -> u32;
+
+    /// From here to [`retract`](Self::retract) the kernel treats `word` as being acquired or released by
+    /// this thread: should the thread die, a `word` with its TID becomes [`crate::OWNER_DIED`] and one
+    /// sleeper is woken; a `word` whose TID field is 0 has one sleeper woken.
+    fn announce(&self, word: &AtomicU32) -> Pending;
+
+    /// Ends the announcement. `before` is put back, so that announcements of a signal handler nest.
+    fn retract(&self, before: Pending);
+
+    /// True if `before` (what [`announce`](Self::announce) returned) shows that an interrupted frame of
+    /// this very thread is in the middle of acquiring or releasing `word`.
+    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool;
+
+    /// Notes that this thread now holds `word`, so that it is given up should the thread end without releasing it.
+    fn hold(&self, word: &AtomicU32);
+
+    /// Ends [`hold`](Self::hold). Words may be released in any order.
+    fn unhold(&self, word: &AtomicU32);
+
+    /// Sleeps until woken, until `word != expected`, until `also.0 != also.1`, or until the deadline.
+    /// May return at any time without a reason: callers re-check what they wait for.
+    fn wait(&self, word: &AtomicU32, expected: u32, also: Option<(&AtomicU32, u32)>, until: Option<Deadline>);
+
+    /// Wakes at most `count` sleepers of `word` in any process; returns how many.
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32;
+
+    /// The time.
+    fn now(&self) -> Deadline;
+
+    /// False only if it is certain that no thread has this id now.
+    fn thread_exists(&self, tid: u32) -> bool;
+
+    /// How often to spin before sleeping (0 on a machine with one CPU).
+    fn spins(&self) -> u32;
+}
+
+/// Who takes part, and who has died.
+///
+/// "Dead" is always *proven*: the kernel has said that the process is gone, or has replaced its memory by
+/// exec. A participant that is stopped, slow or dumping core is not dead.
+pub trait Liveness: Platform {
+    /// The participant that the calling process is.
+    fn me(&self) -> Owner;
+
+    /// True only if `owner` is proven dead or has left in good order.
+    fn is_dead(&self, owner: Owner) -> bool;
+
+    /// A word that the kernel changes, waking one sleeper, when `owner` dies; with the value it has while
+    /// `owner` lives. `None` if there is none: then sleeps are cut in short slices.
+    fn token(&self, owner: Owner) -> Option<(&AtomicU32, u32)>;
+
+    /// Called by a waiter whose owner is suspected (its token was marked) but not yet proven dead: sleeps
+    /// until the proof is likely to be there, or until the deadline.
+    fn await_proof(&self, owner: Owner, until: Option<Deadline>);
+}

@@ -1,0 +1,1 @@
+//! Shared-memory building blocks for programs that are more than one process.

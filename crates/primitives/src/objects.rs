@@ -1,0 +1,102 @@
+//! Objects by name in a segment that several share.
+
+use bytemuck::AnyBitPattern;
+use crossproc_segment::plain::Plain;
+use crossproc_segment::{Error, Segment};
+
+use crate::{Array, Lock, Mutex, RLock, RawArray, RawValue, Value};
+
+/// Finds an object of a segment by name, or makes it with the given first value.
+///
+/// Of several processes that do so at once one makes it, and all get the same. Kind and type are compared; the error says
+/// what differs. In a segment attached for reading only, objects are only found.
+///
+/// ```
+/// use crossproc_primitives::Objects;
+/// use crossproc_segment::Segment;
+///
+/// let segment = Segment::anonymous(16 * 1024)?;
+/// let a = segment.value("temperature", 20.5_f64)?;
+/// let b = segment.value("temperature", 0.0_f64)?; // the same one
+/// a.set(21.0)?;
+/// assert_eq!(b.get()?, 21.0);
+///
+/// let error = segment.value("temperature", 0_u32).unwrap_err();
+/// assert_eq!(error.kind(), crossproc_segment::ErrorKind::WrongType);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Objects {
+    /// A [`Lock`].
+    ///
+    /// # Errors
+    ///
+    /// Another kind of object has the name, the segment is full, or see [`crossproc_segment::ErrorKind`]; so for all
+    /// methods here.
+    fn lock(&self, name: &str) -> Result<Lock, Error>;
+
+    /// An [`RLock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    fn rlock(&self, name: &str) -> Result<RLock, Error>;
+
+    /// A [`Mutex`].
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), and [`WrongType`](crossproc_segment::ErrorKind::WrongType).
+    fn mutex<T: Plain + AnyBitPattern>(&self, name: &str, first: T) -> Result<Mutex<T>, Error>;
+
+    /// A [`Value`].
+    ///
+    /// # Errors
+    ///
+    /// As [`mutex`](Self::mutex).
+    fn value<T: Plain>(&self, name: &str, first: T) -> Result<Value<T>, Error>;
+
+    /// A [`RawValue`].
+    ///
+    /// # Errors
+    ///
+    /// As [`mutex`](Self::mutex).
+    fn raw_value<T: Plain>(&self, name: &str, first: T) -> Result<RawValue<T>, Error>;
+
+    /// An [`Array`] with the elements `first`, or a longer one that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`mutex`](Self::mutex), and [`TooSmall`](crossproc_segment::ErrorKind::TooSmall).
+    fn array<T: Plain>(&self, name: &str, first: &[T]) -> Result<Array<T>, Error>;
+
+    /// A [`RawArray`] with the elements `first`, or a longer one that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`array`](Self::array).
+    fn raw_array<T: Plain>(&self, name: &str, first: &[T]) -> Result<RawArray<T>, Error>;
+}
+
+impl Objects for Segment {
+    fn lock(&self, name: &str) -> Result<Lock, Error> {
+        Lock::named(self, name)
+    }
+    fn rlock(&self, name: &str) -> Result<RLock, Error> {
+        RLock::named(self, name)
+    }
+    fn mutex<T: Plain + AnyBitPattern>(&self, name: &str, first: T) -> Result<Mutex<T>, Error> {
+        Mutex::named(self, name, first)
+    }
+    fn value<T: Plain>(&self, name: &str, first: T) -> Result<Value<T>, Error> {
+        Value::named(self, name, first)
+    }
+    fn raw_value<T: Plain>(&self, name: &str, first: T) -> Result<RawValue<T>, Error> {
+        RawValue::named(self, name, first)
+    }
+    fn array<T: Plain>(&self, name: &str, first: &[T]) -> Result<Array<T>, Error> {
+        Array::named(self, name, first)
+    }
+    fn raw_array<T: Plain>(&self, name: &str, first: &[T]) -> Result<RawArray<T>, Error> {
+        RawArray::named(self, name, first)
+    }
+}

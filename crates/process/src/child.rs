@@ -1,0 +1,183 @@
+//! The life of a child: from its constructor to its exit code.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic;
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, fcntl_getfd};
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+use serde::Serialize;
+
+use crate::call::{self, Call, Outcome};
+use crate::current::{self, Parent};
+use crate::entry;
+use crate::linux;
+use crate::wire::{
+    Fault, Incoming, Kind, Message, Outgoing, Panicked, Patience, Reason, Received, Refused, Request, clip,
+};
+
+/// The function returned and its result is on the way.
+const DONE: i32 = 0;
+/// The function was not called, or its result can not be sent (EX_SOFTWARE of sysexits.h).
+const FAILED: i32 = 70;
+/// The function panicked; the code of a panicking `main`.
+const PANICKED: i32 = 101;
+
+/// Runs the function that the parent asks for; returns the exit code.
+///
+/// `later_constructors` is called when the process looks to them as it will to the function.
+pub(crate) fn main(later_constructors: impl FnOnce()) -> i32 {
+    let (socket, parent) = match connect() {
+        Ok(connected) => connected,
+        Err(text) => {
+            eprintln!("crossproc: {text}");
+            return FAILED;
+        }
+    };
+    let channel = CHANNEL.get_or_init(|| socket);
+    send(channel, Kind::Hello, &(), &[], Vec::new());
+    let mut message = match receive_request(channel) {
+        Ok(message) => message,
+        Err(code) => return code,
+    };
+    let Ok(request) = message.head::<Request>() else { return FAILED };
+    let stdin = if request.stdin && !message.descriptors.is_empty() {
+        Some(message.descriptors.remove(0))
+    } else {
+        None
+    };
+    if let Err(errno) = restore_stdio(stdin) {
+        let text = format!("its standard streams can not be set up: {}", io::Error::from(errno));
+        return refuse(channel, Refused { reason: Reason::System, text });
+    }
+    // What `ps` and `top` show. The kernel keeps 15 bytes.
+    if let Ok(name) = CString::new(clip(&request.name, 15)) {
+        let _ = rustix::thread::set_name(&name);
+    }
+    current::become_child(request.name, parent);
+    report_panics();
+    later_constructors();
+
+    let callable = match entry::resolve(&request.function) {
+        Ok(callable) => callable,
+        Err(refused) => return refuse(channel, refused),
+    };
+    let outcome = callable(Call {
+        arguments: &message.body,
+        descriptors: message.descriptors,
+        started: &mut || send(channel, Kind::Started, &(), &[], Vec::new()),
+    });
+    match outcome {
+        Outcome::Returned { body, descriptors } => {
+            send(channel, Kind::Returned, &(), &body, descriptors);
+            DONE
+        }
+        Outcome::Panicked { message, location } => {
+            send_panic(channel, &message, location);
+            PANICKED
+        }
+        Outcome::Unsendable(text) => {
+            send(channel, Kind::Unsendable, &clip(&text, 8192), &[], Vec::new());
+            FAILED
+        }
+        Outcome::Refused(refused) => refuse(channel, refused),
+    }
+}
+
+/// The socket to the parent; a static so that the panic hook finds it.
+static CHANNEL: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Takes the socket off standard input and makes sure that it comes from the parent process: an environment that is
+/// passed on by a program in between must not make a child of somebody else.
+fn connect() -> Result<(OwnedFd, Parent), String> {
+    let hint = "is set, but standard input is not the socket of the process that started this one. It is set by crossproc \
+                for its own children; remove it from the environment";
+    let stranger = || format!("{} {hint}", crate::hook::MARKER);
+    let socket = fcntl_dupfd_cloexec(stdin(), 3).map_err(|_| stranger())?;
+    let peer = linux::peer_pid(socket.as_fd()).map_err(|_| stranger())?;
+    let parent = getppid().filter(|parent| parent.as_raw_pid() == peer).ok_or_else(stranger)?;
+    let gone = |_| "the process that started this one has ended".to_owned();
+    let pidfd = pidfd_open(parent, PidfdFlags::empty()).map_err(gone)?;
+    // Had it died before pidfd_open, this process would have another parent by now.
+    if getppid() != Some(parent) {
+        return Err(gone(Errno::SRCH));
+    }
+    Ok((socket, Parent { pid: parent.as_raw_pid().unsigned_abs(), pidfd }))
+}
+
+/// The request; or, if there is none, the exit code.
+fn receive_request(channel: &OwnedFd) -> Result<Message, i32> {
+    let text = match Incoming::default().receive(channel.as_fd(), Patience::Sleep) {
+        Ok(Received::Message(message)) if message.kind == Kind::Request => return Ok(message),
+        Err(Fault::TooManyFiles) => {
+            let text =
+                "it may not have as many open files as its arguments bring; raise the limit (`ulimit -n`)";
+            return Err(refuse(channel, Refused { reason: Reason::TooManyFiles, text: text.into() }));
+        }
+        Err(Fault::System(error)) => format!("the request can not be received: {error}"),
+        // The parent has ended, or it learns from our Hello that the versions differ.
+        Ok(Received::Closed | Received::Nothing) | Err(Fault::Version(_)) => return Err(FAILED),
+        Ok(Received::Message(_)) | Err(Fault::Garbled) => "the request is not understood".to_owned(),
+    };
+    Err(refuse(channel, Refused { reason: Reason::System, text }))
+}
+
+/// Puts the real standard input in the place of the socket, and /dev/null where there is nothing, as std does
+/// before `main`: a file that is opened later must not become a standard stream.
+fn restore_stdio(input: Option<OwnedFd>) -> Result<(), Errno> {
+    let null = || open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    dup2_stdin(match input {
+        Some(input) => input,
+        None => null()?,
+    })?;
+    if fcntl_getfd(stdout()) == Err(Errno::BADF) {
+        dup2_stdout(null()?)?;
+    }
+    if fcntl_getfd(stderr()) == Err(Errno::BADF) {
+        dup2_stderr(null()?)?;
+    }
+    Ok(())
+}
+
+/// Notes where panics happen. In a program that aborts on panic nothing can be caught, so there the hook itself
+/// tells the parent.
+fn report_panics() {
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let (message, location) = call::note_panic(info);
+        previous(info);
+        if cfg!(panic = "abort") {
+            if let Some(channel) = CHANNEL.get() {
+                send_panic(channel, &message, location);
+            }
+        }
+    }));
+}
+
+fn send_panic(channel: &OwnedFd, message: &str, location: Option<String>) {
+    let location = location.map(|location| clip(&location, 4096).to_owned());
+    send(channel, Kind::Panicked, &Panicked { location }, message.as_bytes(), Vec::new());
+}
+
+fn refuse(channel: &OwnedFd, refused: Refused) -> i32 {
+    let refused = Refused { text: clip(&refused.text, 8192).to_owned(), ..refused };
+    send(channel, Kind::Refused, &refused, &[], Vec::new());
+    FAILED
+}
+
+/// Sends a message, or what stopped it. A parent that listens no more is no error: it has ended or lost interest.
+fn send(channel: &OwnedFd, kind: Kind, head: &impl Serialize, body: &[u8], descriptors: Vec<OwnedFd>) {
+    let sent = Outgoing::new(kind, head, body, descriptors)
+        .and_then(|mut outgoing| Ok(outgoing.send(channel.as_fd(), Patience::Sleep)?));
+    if let Err(error) = sent {
+        let gone = matches!(Errno::from_io_error(&error), Some(Errno::PIPE | Errno::CONNRESET));
+        if !gone && kind == Kind::Returned {
+            let text = format!("its result can not be sent: {error}");
+            send(channel, Kind::Unsendable, &clip(&text, 8192), &[], Vec::new());
+        }
+    }
+}

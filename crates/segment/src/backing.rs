@@ -1,0 +1,258 @@
+//! The file behind a segment: made, really there, sealed, and looked at before it is mapped.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    FallocateFlags, FileType, MemfdFlags, OFlags, SealFlags, Stat, fallocate, fcntl_add_seals,
+    fcntl_get_seals, fcntl_getfl, fstat, fstatfs, fstatvfs, ftruncate, memfd_create,
+};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind};
+use crate::header::too_short;
+use crate::map::PAGE;
+
+/// Nobody can change the length, nor these seals.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+const TMPFS: u64 = 0x0102_1994;
+const RAMFS: u64 = 0x8584_58f6;
+const HUGETLBFS: u64 = 0x9584_58f6;
+/// What a memory file of huge pages counts in.
+pub(crate) const HUGE_PAGE: u64 = 2 << 20;
+
+/// A new memory file, sealable, closed on exec.
+pub(crate) fn memory_file() -> Result<OwnedFd, Error> {
+    make_memory_file(MemfdFlags::empty()).map_err(|errno| Error::os("making a memory file", errno))
+}
+
+/// A new memory file of huge pages; `None` if the kernel has no such thing.
+pub(crate) fn memory_file_of_huge_pages() -> Result<Option<OwnedFd>, Error> {
+    match make_memory_file(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB) {
+        Err(errno @ (Errno::MFILE | Errno::NFILE)) => Err(Error::os("making a memory file", errno)),
+        made => Ok(made.ok()),
+    }
+}
+
+fn make_memory_file(more: MemfdFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | more;
+    // NOEXEC_SEAL (6.3): the file can never be made executable. Older kernels do not know the flag.
+    match memfd_create("crossproc", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create("crossproc", flags),
+        made => made,
+    }
+}
+
+/// Gives a new, empty file its length; no page is touched yet.
+pub(crate) fn set_length(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
+    ftruncate(fd, len).map_err(|errno| Error::os(format_args!("making room for {len} bytes"), errno))
+}
+
+/// Makes every page of a new file be there, so that a full file system is an error now and not a SIGBUS later.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
+    // Not by trying: that would fill the file system for a moment, for all who use it.
+    if free_bytes(fd).is_some_and(|free| free < len) {
+        return Err(no_room(fd, len, Errno::NOSPC));
+    }
+    let mut done = 0;
+    // In pieces, so that a signal (which undoes the piece) can not undo everything again and again.
+    let mut piece = 64 << 20;
+    while done < len {
+        let bytes = piece.min(len - done);
+        match fallocate(fd, FallocateFlags::empty(), done, bytes) {
+            Ok(()) => done += bytes,
+            Err(Errno::INTR) => piece = (piece / 2).max(HUGE_PAGE),
+            Err(Errno::NOTSUP | Errno::NOSYS) => return write_zeros(fd, done, len),
+            Err(errno) => return Err(no_room(fd, len, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// For file systems without `fallocate`.
+fn write_zeros(fd: BorrowedFd<'_>, mut done: u64, len: u64) -> Result<(), Error> {
+    let zeros = vec![0_u8; 1 << 20];
+    while done < len {
+        let piece = &zeros[..zeros.len().min(usize::try_from(len - done).unwrap_or(usize::MAX))];
+        match rustix::io::pwrite(fd, piece, done) {
+            Ok(0) => return Err(no_room(fd, len, Errno::NOSPC)),
+            Ok(written) => done += written as u64,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(no_room(fd, len, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// What the file system has left; `None` if it has no size of its own, as that of memory files.
+fn free_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
+    let fs = fstatvfs(fd).ok().filter(|fs| fs.f_blocks > 0)?;
+    Some(fs.f_bavail.saturating_mul(fs.f_frsize))
+}
+
+fn no_room(fd: BorrowedFd<'_>, len: u64, errno: Errno) -> Error {
+    match free_bytes(fd) {
+        Some(free) => {
+            Error::os(format_args!("making room for {len} bytes (the file system has {free} left)"), errno)
+        }
+        None => Error::os(format_args!("making room for {len} bytes"), errno),
+    }
+}
+
+/// Seals the length; with `future_write` also against new writers, who then can attach for reading only.
+pub(crate) fn seal(fd: BorrowedFd<'_>, future_write: bool) -> Result<(), Error> {
+    let more = if future_write { SealFlags::FUTURE_WRITE } else { SealFlags::empty() };
+    fcntl_add_seals(fd, SEALS | more).map_err(|errno| Error::os("sealing the memory file", errno))
+}
+
+/// What the kernel says about a file that may be a segment.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub stat: Stat,
+    pub len: u64,
+    /// The page size of the file system if it is larger than the machine's.
+    pub align: usize,
+    /// Open for writing, and not sealed against new writers.
+    pub writable: bool,
+    /// Nobody can cut it.
+    pub sealed: bool,
+}
+
+impl Look {
+    /// Looks before anything is mapped. A file that can not be a segment is an error.
+    pub(crate) fn at(fd: BorrowedFd<'_>) -> Result<Self, Error> {
+        let failed = |errno| Error::os("looking at the file", errno);
+        let stat = fstat(fd).map_err(failed)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::new(
+                ErrorKind::NotOurs,
+                "this is no file but something else; move it away or use another name",
+            ));
+        }
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
+        if len < PAGE as u64 {
+            let mut start = [0; 8];
+            let got = rustix::io::pread(fd, &mut start, 0).unwrap_or(0);
+            return Err(too_short(&start[..got], len));
+        }
+        let seals = fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
+        let access = fcntl_getfl(fd).map_err(failed)? & OFlags::RWMODE;
+        let filesystem = fstatfs(fd).map_err(failed)?;
+        let huge = filesystem.f_type as u64 == HUGETLBFS;
+        Ok(Self {
+            stat,
+            len,
+            align: if huge { usize::try_from(filesystem.f_bsize).unwrap_or(PAGE) } else { PAGE },
+            writable: access == OFlags::RDWR && !seals.intersects(SealFlags::FUTURE_WRITE | SealFlags::WRITE),
+            sealed: seals.contains(SEALS),
+        })
+    }
+
+    /// True if it is a memory file, of whatever page size.
+    pub(crate) fn is_memory_file(&self) -> Result<bool, Error> {
+        // All of them live on one file system that is mounted nowhere (one more for each huge page size).
+        let probe = fstat(memory_file()?).map_err(|errno| Error::os("looking at a memory file", errno))?;
+        Ok(self.align > PAGE || probe.st_dev == self.stat.st_dev)
+    }
+}
+
+/// True if the file's pages are memory: then they count against the machine's.
+pub(crate) fn is_in_memory(fd: BorrowedFd<'_>) -> bool {
+    fstatfs(fd).is_ok_and(|fs| [TMPFS, RAMFS].contains(&(fs.f_type as u64)))
+}
+
+/// Refuses what the machine, or the control group we are in, can not give: reaching for it would wake the
+/// out-of-memory killer. An estimate: what is there now may be gone a moment later.
+pub(crate) fn require_memory(len: u64) -> Result<(), Error> {
+    let too_much = |left: u64, whose: &str| {
+        let sentence =
+            format!("{len} bytes of memory are more than the {left} that {whose} has left; ask for less");
+        Err(Error::new(ErrorKind::NoMemory, sentence))
+    };
+    let figure = |name| field("/proc/meminfo", name).map(|kilobytes| kilobytes.saturating_mul(1024));
+    let swap = figure("SwapFree:").unwrap_or(0);
+    if let Some(available) = figure("MemAvailable:") {
+        let left = available.saturating_add(swap);
+        if left < len {
+            return too_much(left, "the machine (MemAvailable + SwapFree)");
+        }
+    }
+    match control_group_room(swap) {
+        Some((left, group)) if left < len => {
+            too_much(left, &format!("the control group {}", group.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The least that this process's memory control groups have left, and which one it is.
+fn control_group_room(swap: u64) -> Option<(u64, PathBuf)> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let rooms = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let (root, names): (&str, [&str; 5]) = if controllers.is_empty() {
+            (
+                "/sys/fs/cgroup",
+                ["memory.max", "memory.current", "inactive_file ", "active_file ", "memory.swap."],
+            )
+        } else if controllers.split(',').any(|c| c == "memory") {
+            let v1 = [
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file ",
+                "total_active_file ",
+                "",
+            ];
+            ("/sys/fs/cgroup/memory", v1)
+        } else {
+            return None;
+        };
+        // A limit of any ancestor counts too. (In a container the path may not exist, but the root is ours.)
+        let below = Path::new(root);
+        below
+            .join(path)
+            .ancestors()
+            .take_while(|dir| dir.starts_with(below))
+            .filter_map(|dir| room_of(dir, names, swap))
+            .min()
+    });
+    rooms.min()
+}
+
+fn room_of(
+    dir: &Path,
+    [limit, usage, inactive, active, swap_files]: [&str; 5],
+    swap: u64,
+) -> Option<(u64, PathBuf)> {
+    let number = |name: &str| std::fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+    let (limit, usage) = (number(limit)?, number(usage)?);
+    // Pages of files can be dropped; pages of segments can not, they count as used.
+    let stat = dir.join("memory.stat");
+    let reclaimable = field(&stat, inactive).unwrap_or(0).saturating_add(field(&stat, active).unwrap_or(0));
+    let swap = match (number(&format!("{swap_files}max")), number(&format!("{swap_files}current"))) {
+        (Some(max), Some(current)) => swap.min(max.saturating_sub(current)),
+        _ => swap,
+    };
+    let left = limit.saturating_sub(usage.saturating_sub(reclaimable)).saturating_add(swap);
+    Some((left, dir.to_path_buf()))
+}
+
+/// The number after `name` at the start of a line.
+fn field(path: impl AsRef<Path>, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+/// A second open file description of the same file, for a lock of its own.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(proc_path(fd), flags, rustix::fs::Mode::empty())
+        .map_err(|errno| Error::os("opening the segment once more through /proc/self/fd", errno))
+}
+
+/// Where /proc shows an open file.
+pub(crate) fn proc_path(fd: impl AsFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}

@@ -1,0 +1,317 @@
+//! Participants: who has attached to a segment, and the proof that one of them has died.
+//!
+//! One slot of 64 bytes per participant:
+//!
+//! ```text
+//!  0  claim        life id of the process that has the slot; 0: free
+//!  8  generation   bumped by each claimant before it appears, and when it leaves
+//! 16  token        helper's TID | WAITERS; the kernel makes it OWNER_DIED when the process dies; 0: none
+//! 20  pid
+//! 24  start_time   of the process, clock ticks since boot
+//! 32  pidfd_inode  0: kernel does not number pidfds
+//! 40  sealed       equals claim once pid, start_time and pidfd_inode belong to it
+//! 48  (unused)
+//! ```
+//!
+//! Who may write what: `claim` moves by compare-and-swap only, from 0 or from a *proven dead* life to the
+//! writer's own. Everything else is written by the process whose life is in `claim`, and `token` also by the
+//! kernel when that process dies.
+//!
+//! What a death leaves behind: at any instruction after the claim's CAS, a slot whose `claim` names a dead
+//! life. Nobody has to clean it: `generation` says that older identities are gone, and whoever needs a slot
+//! and finds none free takes over a dead one by the same CAS and starts from the top. A claimant that died
+//! before it bumped `generation` had not yet used the slot's identity for anything.
+//!
+//! Proof of death, for a life L in a slot (section order is the order in which it is tried):
+//! 1. L's record lock (see `helper.rs`) is held by L's pid: alive.
+//! 2. The lock is free and the kernel has marked the token: exited, or replaced by exec.
+//! 3. No process has L's pid, or the one that has it is another (pidfd inode, start time), or its pidfd is
+//!    readable: dead.
+//!
+//! A lock that was lost by accident (somebody closed all descriptors) therefore harms nobody: the token is
+//! unmarked and the pidfd says "alive".
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossproc_atomic::{
+    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform, process_stamp,
+    shared_struct,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind};
+use crate::helper::{self, Helper, Token, helper};
+use crate::map::Mapping;
+use crate::place::{PlacedSlice, Span};
+
+/// Size of a participant slot.
+pub const SLOT_BYTES: usize = size_of::<Slot>();
+/// Where the token stands in a slot; a multiple of 8, since a robust-list node of that alignment mirrors it.
+const TOKEN_OFFSET: usize = std::mem::offset_of!(Slot, token);
+const _: () = assert!(TOKEN_OFFSET % 8 == 0);
+
+shared_struct! {
+    /// One participant; see the map at the top of the file.
+    pub(crate) struct Slot: 64 {
+        claim: AtomicU64,
+        generation: AtomicU64,
+        token: AtomicU32,
+        pid: AtomicU32,
+        start_time: AtomicU64,
+        pidfd_inode: AtomicU64,
+        sealed: AtomicU64,
+        unused: [AtomicU64; 2],
+    }
+}
+
+/// This process's seat in one segment, and its view of the others.
+pub struct Participants {
+    slots: PlacedSlice<Slot>,
+    me: Owner,
+    helper: &'static Helper,
+    stamp: u64,
+    /// `None` only while being dropped.
+    token: Option<Token>,
+}
+
+impl std::fmt::Debug for Participants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Participants").field("me", &self.me).field("slots", &self.slots.len()).finish_non_exhaustive()
+    }
+}
+
+impl Participants {
+    /// Takes a slot for this process. With `clean_boot` (nobody from before the last reboot can be alive) every
+    /// slot is given up first; the caller must then be alone in the segment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TooManyParticipants`] if all slots belong to living processes.
+    pub(crate) fn attach(mapping: &Arc<Mapping>, table: Span, clean_boot: bool) -> Result<Self, Error> {
+        let slots = Mapping::place_slice::<Slot>(mapping, table)?;
+        let helper = helper()?;
+        if clean_boot {
+            for slot in slots.iter() {
+                slot.generation.fetch_add(1, Ordering::AcqRel);
+                slot.token.store(0, Ordering::Relaxed);
+                slot.claim.store(0, Ordering::Release);
+            }
+        }
+        let identity = helper.identity();
+        let index = claim_slot(&slots, helper)?;
+        let slot = &slots[usize::from(index)];
+        let me = loop {
+            let generation = slot.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+            // Generation 0 (after 2^47 uses) is no identity: the next one is.
+            if let Some(me) = Owner::new(index, generation) {
+                break me;
+            }
+        };
+        slot.token.store(0, Ordering::Relaxed);
+        slot.pid.store(identity.pid, Ordering::Relaxed);
+        slot.start_time.store(identity.start_time, Ordering::Relaxed);
+        slot.pidfd_inode.store(identity.pidfd_inode, Ordering::Relaxed);
+        slot.sealed.store(identity.life, Ordering::Release);
+        let offset = usize::try_from(table.offset).unwrap_or(usize::MAX) + usize::from(index) * SLOT_BYTES + TOKEN_OFFSET;
+        let token = helper.link(mapping, offset, &slot.token);
+        Ok(Self { slots, me, helper, stamp: process_stamp(), token: Some(token) })
+    }
+
+    /// The incarnation of the process that attached; a forked child's [`process_stamp`] differs.
+    #[inline]
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// How many participants are not proven dead, this process included.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.slots.iter().filter(|slot| is_living(slot, self.helper)).count()
+    }
+
+    /// The slot that `owner` had, if it still has it.
+    fn slot_of(&self, owner: Owner) -> Option<&Slot> {
+        let slot = self.slots.get(usize::from(owner.slot()))?;
+        same_generation(slot, owner).then_some(slot)
+    }
+}
+
+/// How many participants of a segment that is only mapped are not proven dead.
+pub(crate) fn count_living(mapping: &Arc<Mapping>, table: Span) -> Result<usize, Error> {
+    let slots = Mapping::place_slice_for_reading::<Slot>(mapping, table)?;
+    let helper = helper()?;
+    Ok(slots.iter().filter(|slot| is_living(slot, helper)).count())
+}
+
+fn same_generation(slot: &Slot, owner: Owner) -> bool {
+    let mask = (1 << Owner::GENERATION_BITS) - 1;
+    slot.generation.load(Ordering::Acquire) & mask == owner.generation()
+}
+
+fn is_living(slot: &Slot, helper: &Helper) -> bool {
+    let life = slot.claim.load(Ordering::Acquire);
+    life != 0 && !is_proven_dead(slot, life, helper)
+}
+
+fn claim_slot(slots: &[Slot], helper: &Helper) -> Result<u16, Error> {
+    let mine = helper.identity().life;
+    let take = |slot: &Slot, from: u64| {
+        slot.claim.compare_exchange(from, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    };
+    let free = slots.iter().position(|slot| slot.claim.load(Ordering::Relaxed) == 0 && take(slot, 0));
+    let found = free.or_else(|| {
+        slots.iter().position(|slot| {
+            let life = slot.claim.load(Ordering::Acquire);
+            (life == 0 || is_proven_dead(slot, life, helper)) && take(slot, life)
+        })
+    });
+    found.and_then(|index| u16::try_from(index).ok()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::TooManyParticipants,
+            format!(
+                "all {} participant slots of the segment belong to living processes; \
+                 create it with `SegmentOptions::participants` set higher",
+                slots.len()
+            ),
+        )
+    })
+}
+
+/// The proof (see the top of the file) that the process with this life, which `slot.claim` named, is no more.
+fn is_proven_dead(slot: &Slot, life: u64, helper: &Helper) -> bool {
+    if life == helper.identity().life {
+        return false;
+    }
+    let pid = (life >> 40) as u32;
+    match helper.life_lock_holder(life) {
+        Some(holder) if holder == pid => return false,
+        Some(0) if slot.token.load(Ordering::Acquire) & OWNER_DIED != 0 => {
+            // The mark is this life's own only if the slot has not passed on meanwhile.
+            return slot.claim.load(Ordering::Acquire) == life && slot.sealed.load(Ordering::Acquire) == life;
+        }
+        _ => {}
+    }
+    let (start_time, inode) = (slot.start_time.load(Ordering::Relaxed), slot.pidfd_inode.load(Ordering::Relaxed));
+    // Before `sealed`, the two are the previous holder's; after `claim` has moved on, the next one's.
+    let sealed = slot.sealed.load(Ordering::Acquire) == life && slot.claim.load(Ordering::Acquire) == life;
+    match helper::pidfd(pid) {
+        Err(Errno::SRCH | Errno::INVAL) => true,
+        Ok(fd) => {
+            let another = sealed
+                && match helper::pidfd_inode(&fd) {
+                    Some(now) if inode != 0 => now != inode,
+                    _ => start_time != 0 && helper::start_time(pid).is_some_and(|now| now != start_time),
+                };
+            another || is_readable(&fd, Duration::ZERO)
+        }
+        // No pidfd to be had (denied, or out of descriptors): only what /proc says for certain.
+        Err(_) => sealed && start_time != 0 && helper::start_time(pid).is_some_and(|now| now != start_time),
+    }
+}
+
+fn is_readable(fd: &impl std::os::fd::AsFd, timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    let mut fds = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
+}
+
+impl Drop for Participants {
+    fn drop(&mut self) {
+        // A forked child is no participant: the slot is its parent's.
+        if self.stamp != process_stamp() {
+            return;
+        }
+        let slot = &self.slots[usize::from(self.me.slot())];
+        slot.token.store(0, Ordering::Release);
+        drop(self.token.take());
+        slot.generation.fetch_add(1, Ordering::AcqRel);
+        slot.sealed.store(0, Ordering::Relaxed);
+        slot.claim.store(0, Ordering::Release);
+    }
+}
+
+impl Platform for Participants {
+    #[inline]
+    fn tid(&self) -> u32 {
+        // Whoever reaches a lock through a handle has compared the stamps (`Segment::participants`).
+        Linux.tid_in(self.stamp)
+    }
+    #[inline]
+    fn announce(&self, word: &AtomicU32) -> Pending {
+        Linux.announce(word)
+    }
+    #[inline]
+    fn retract(&self, before: Pending) {
+        Linux.retract(before);
+    }
+    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool {
+        Linux.interrupted(before, word)
+    }
+    #[inline]
+    fn hold(&self, word: &AtomicU32) {
+        Linux.hold(word);
+    }
+    #[inline]
+    fn unhold(&self, word: &AtomicU32) {
+        Linux.unhold(word);
+    }
+    fn wait(&self, word: &AtomicU32, expected: u32, also: Option<(&AtomicU32, u32)>, until: Option<Deadline>) {
+        Linux.wait(word, expected, also, until);
+    }
+    #[inline]
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        Linux.wake(word, count)
+    }
+    fn now(&self) -> Deadline {
+        Linux.now()
+    }
+    fn thread_exists(&self, tid: u32) -> bool {
+        Linux.thread_exists(tid)
+    }
+    fn spins(&self) -> u32 {
+        Linux.spins()
+    }
+}
+
+/// How long to wait for the proof before looking again at what else could have changed.
+const PROOF_SLICE: Duration = Duration::from_millis(2);
+
+impl Liveness for Participants {
+    #[inline]
+    fn me(&self) -> Owner {
+        self.me
+    }
+
+    fn is_dead(&self, owner: Owner) -> bool {
+        let Some(slot) = self.slots.get(usize::from(owner.slot())) else {
+            return false; // no participant ever had such an identity: scribbled, and no proof of anything
+        };
+        if !same_generation(slot, owner) {
+            return true; // the slot has passed on, which happens after leaving or a proven death only
+        }
+        let life = slot.claim.load(Ordering::Acquire);
+        life != 0 && is_proven_dead(slot, life, self.helper) && slot.claim.load(Ordering::Acquire) == life
+            || !same_generation(slot, owner)
+    }
+
+    fn token(&self, owner: Owner) -> Option<(&AtomicU32, u32)> {
+        let slot = self.slot_of(owner)?;
+        let now = slot.token.load(Ordering::Acquire);
+        (now != 0 && same_generation(slot, owner)).then_some((&slot.token, now))
+    }
+
+    fn await_proof(&self, owner: Owner, until: Option<Deadline>) {
+        let Some(slot) = self.slot_of(owner) else { return };
+        let pid = (slot.claim.load(Ordering::Acquire) >> 40) as u32;
+        let left = until.map_or(PROOF_SLICE, |u| Duration::from_nanos(u.0.saturating_sub(Linux.now().0)));
+        match helper::pidfd(pid) {
+            Ok(fd) => {
+                is_readable(&fd, left.min(PROOF_SLICE));
+            }
+            Err(_) => std::thread::sleep(left.min(PROOF_SLICE)),
+        }
+    }
+}

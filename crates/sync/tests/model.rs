@@ -1,0 +1,162 @@
+//! Every interleaving and every allowed reordering of processes at a lock, with deaths, by loom.
+//!
+//! `protocol.rs` beside this file checks the protocol as such, step by step with deaths everywhere; this one
+//! checks the code and its memory orderings. Run by `cargo xtask model` in two configurations.
+#![cfg(crossproc_model)]
+#![allow(missing_docs)]
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc as StdArc, Mutex as StdMutex};
+
+use crossproc_atomic::model::{Kernel, Process};
+use crossproc_sync::{LockFailure, LockWords};
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::thread;
+
+/// Runs the model, prints and asserts how much was explored, and returns what was seen.
+fn explore(name: &str, floor: usize, bound: usize, f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static) -> BTreeSet<Vec<u64>> {
+    let (runs, seen) = (StdArc::new(AtomicUsize::new(0)), StdArc::new(StdMutex::new(BTreeSet::new())));
+    let (count, outcomes) = (StdArc::clone(&runs), StdArc::clone(&seen));
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(bound);
+    model.max_branches = 10_000;
+    model.check(move || {
+        count.fetch_add(1, Relaxed);
+        let mut outcome = Vec::new();
+        f(&mut outcome);
+        outcomes.lock().expect("not poisoned").insert(outcome);
+    });
+    let runs = runs.load(Relaxed);
+    println!("model {name}: {runs} executions");
+    assert!(runs >= floor, "{name} explored {runs} executions, expected at least {floor}");
+    let seen = seen.lock().expect("not poisoned").clone();
+    seen
+}
+
+/// A lock and the data it guards; loom reports every unordered pair of accesses to the data.
+struct Guarded {
+    lock: LockWords,
+    data: UnsafeCell<u64>,
+}
+
+impl Guarded {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { lock: LockWords::default(), data: UnsafeCell::new(0) })
+    }
+
+    fn add_one(&self, process: &Process) -> u64 {
+        let marks = self.lock.lock(process, None).expect("no deadline");
+        // loom's cell checks that we are alone.
+        self.data.with_mut(|data| unsafe { *data += 1 });
+        if !marks.is_clean() {
+            self.lock.mark_consistent();
+        }
+        self.lock.unlock(process);
+        u64::from(marks.owner_died())
+    }
+}
+
+#[test]
+fn holders_exclude_each_other_and_nobody_sleeps_for_ever() {
+    // Two threads, each twice: the second locking of one meets every state that the first of the other leaves.
+    explore("lock_exclusion", 1000, 3, |_| {
+        let (kernel, guarded) = (Kernel::new(), Guarded::new());
+        let twice = |process: &Process, guarded: &Guarded| {
+            assert_eq!(guarded.add_one(process) + guarded.add_one(process), 0, "nobody died");
+        };
+        let other = {
+            let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
+            thread::spawn(move || twice(&Process::new(&kernel, 1), &guarded))
+        };
+        twice(&Process::new(&kernel, 2), &guarded);
+        other.join().expect("ends well");
+        guarded.data.with(|data| assert_eq!(unsafe { *data }, 4));
+        assert!(!guarded.lock.is_locked());
+    });
+}
+
+#[test]
+fn three_at_a_lock_strand_nobody() {
+    explore("lock_three", 40, 1, |_| {
+        let (kernel, guarded) = (Kernel::new(), Guarded::new());
+        let others: Vec<_> = (1..=2)
+            .map(|tid| {
+                let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
+                thread::spawn(move || guarded.add_one(&Process::new(&kernel, tid)))
+            })
+            .collect();
+        guarded.add_one(&Process::new(&kernel, 3));
+        for other in others {
+            assert_eq!(other.join().expect("ends well"), 0, "nobody died");
+        }
+        guarded.data.with(|data| assert_eq!(unsafe { *data }, 3));
+    });
+}
+
+#[test]
+fn a_failed_try_changes_nothing() {
+    let seen = explore("lock_try", 20, 3, |outcome| {
+        let (kernel, guarded) = (Kernel::new(), Guarded::new());
+        let other = {
+            let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
+            thread::spawn(move || guarded.add_one(&Process::new(&kernel, 1)))
+        };
+        let me = Process::new(&kernel, 2);
+        let tried = guarded.lock.try_lock(&me);
+        match tried {
+            Ok(marks) => {
+                assert!(marks.is_clean());
+                assert_eq!(guarded.lock.try_lock(&me), Err(LockFailure::WouldDeadlock));
+                guarded.data.with_mut(|data| unsafe { *data += 1 });
+                guarded.lock.unlock(&me);
+            }
+            Err(failure) => assert_eq!(failure, LockFailure::WouldBlock),
+        }
+        other.join().expect("ends well");
+        outcome.push(u64::from(tried.is_ok()));
+    });
+    assert_eq!(seen.len(), 2, "both outcomes: {seen:?}");
+}
+
+/// A process is killed before each of its shared accesses in turn, with another waiting or arriving.
+#[test]
+fn a_death_anywhere_is_survived_and_reported_once() {
+    let mut reported = BTreeSet::new();
+    for accesses in 0..12 {
+        let seen = explore(&format!("lock_death_{accesses}"), 2, 3, move |outcome| {
+            let (kernel, guarded) = (Kernel::new(), Guarded::new());
+            let victim = {
+                let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
+                thread::spawn(move || {
+                    let process = Process::new(&kernel, 1);
+                    let words = [guarded.lock.futex_word()];
+                    let held = Cell::new(0);
+                    process.run_until_killed(accesses, &words, || {
+                        guarded.lock.lock(&process, None).expect("no deadline");
+                        held.set(1);
+                        guarded.data.with_mut(|data| unsafe { *data += 1 });
+                        held.set(2);
+                        guarded.lock.unlock(&process);
+                        held.set(3);
+                    });
+                    held.get()
+                })
+            };
+            let survivor = Process::new(&kernel, 2);
+            let mut reports = guarded.add_one(&survivor);
+            let held = victim.join().expect("the model thread ends well");
+            reports += guarded.add_one(&survivor);
+            assert!(reports <= 1, "one death was reported twice");
+            // 1, 2: killed while holding (or on the way in or out of it, where either is right).
+            outcome.extend([held, reports]);
+        });
+        reported.extend(seen);
+    }
+    assert!(reported.contains(&vec![0, 0]), "a death before holding is not reported: {reported:?}");
+    assert!(reported.contains(&vec![3, 0]), "a holder that released is not reported: {reported:?}");
+    assert!(reported.contains(&vec![2, 1]), "a death while holding is reported: {reported:?}");
+    assert!(!reported.contains(&vec![3, 1]), "reported although it had released: {reported:?}");
+}

@@ -1,0 +1,104 @@
+//! Chores that need a tool beside the stable toolchain, or much time.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::model;
+use crate::place::Place;
+
+/// The machine that we are on, as compilers call it.
+pub fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// Runs a command that shares our terminal.
+pub fn succeeds(command: &mut Command) -> Result<bool, String> {
+    let status =
+        command.status().map_err(|e| format!("cannot start {}: {e}", command.get_program().display()))?;
+    Ok(status.success())
+}
+
+/// Runs a program of the package `crossproc-tests`, built for speed. It is told the number of seconds.
+pub fn soak(place: &Place, program: &str, duration: Duration) -> Result<bool, String> {
+    let mut command = place.cargo();
+    command
+        .args(["run", "--release", "--package", "crossproc-tests", "--bin", program, "--"])
+        .arg(duration.as_secs_f64().to_string());
+    succeeds(&mut command)
+}
+
+/// `cargo xtask miri`
+pub fn miri(place: &Place, seeds: u32) -> Result<bool, String> {
+    if !answers(Command::new("rustup").args(["run", "nightly", "cargo", "miri", "--version"])) {
+        println!("installing Miri");
+        let mut install = Command::new("rustup");
+        install.args(["component", "add", "--toolchain", "nightly", "miri", "rust-src"]);
+        if !succeeds(&mut install)? {
+            return Err(
+                "Miri is part of the nightly toolchain and is not there: rustup toolchain install nightly \
+                        --component miri --component rust-src"
+                    .to_owned(),
+            );
+        }
+    }
+    let mut command = Command::new("rustup");
+    command.current_dir(&place.root).args(["run", "nightly", "cargo", "miri", "test", "--lib"]);
+    for package in model::PACKAGES {
+        command.args(["--package", package]);
+    }
+    command
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env("CARGO_TARGET_DIR", place.target.join("miri"))
+        .env("MIRIFLAGS", format!("-Zmiri-disable-isolation -Zmiri-many-seeds=0..{}", seeds.max(1)));
+    succeeds(&mut command)
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Sanitize {
+    /// Only data races, in the packages whose algorithms work on heap memory
+    #[arg(long, conflicts_with = "address")]
+    thread: bool,
+    /// Only memory errors
+    #[arg(long)]
+    address: bool,
+}
+
+/// `cargo xtask sanitize`
+pub fn sanitize(place: &Place, options: &Sanitize) -> Result<bool, String> {
+    let mut ok = true;
+    if !options.address {
+        println!("ThreadSanitizer: races in the algorithms (one mapping only: it can not see through two)");
+        // The standard library comes without the instrumentation, which has to be allowed.
+        let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
+        let mut command = sanitized(place, "tsan", flags);
+        for package in model::PACKAGES {
+            command.args(["--package", package]);
+        }
+        ok &= succeeds(&mut command)?;
+    }
+    if !options.thread {
+        println!("AddressSanitizer: memory errors in all libraries");
+        let mut command = sanitized(place, "asan", "-Zsanitizer=address");
+        for package in place.libraries()?.iter().filter(|package| *package != "crossproc-derive") {
+            command.args(["--package", package]);
+        }
+        ok &= succeeds(&mut command)?;
+    }
+    Ok(ok)
+}
+
+/// Tests of libraries with a sanitizer, on the stable toolchain, which is told that it may.
+fn sanitized(place: &Place, folder: &str, flags: &str) -> Command {
+    let mut command = place.cargo();
+    command
+        .args(["test", "--lib", "--target", &triple()])
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", flags)
+        .env("CARGO_TARGET_DIR", place.target.join(folder));
+    command
+}
+
+fn answers(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}

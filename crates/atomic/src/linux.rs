@@ -88,6 +88,8 @@ impl Drop for Exit {
             for address in inline.chain(self.spilled.take()) {
                 hook(LockedWord { address, tid: t.tid.get() });
             }
+            // The segment of a forgotten guard may be unmapped by now.
+            t.set_pending(0);
         });
     }
 }
@@ -208,12 +210,25 @@ extern "C" fn forget_stamp() {
 }
 
 impl Thread {
+    #[inline]
+    fn set_pending(&self, pending: usize) {
+        let head = self.head.get();
+        if !head.is_null() {
+            compiler_fence(Ordering::SeqCst);
+            // SAFETY: `head` is this thread's own list head, which libc keeps for the thread's life.
+            unsafe { (&raw mut (*head).pending).write_volatile(pending) };
+        }
+    }
+
     /// First use in this thread, or first use after a fork.
     #[cold]
     fn introduce(&self, stamp: u64) {
         self.tid.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs() & TID);
         self.head.set(robust_head());
         self.held.set(0);
+        if self.stamp.get() != 0 {
+            self.set_pending(0); // forked: what was announced was our parent's
+        }
         // Touching EXIT registers its destructor; during the thread's own end it is gone already.
         let _ = EXIT.try_with(|exit| exit.spilled.borrow_mut().clear());
         self.stamp.set(stamp);
@@ -292,7 +307,7 @@ impl Platform for Linux {
         THREAD.with(|t| {
             let head = t.head.get();
             if head.is_null() {
-                return Pending(0);
+                return Pending { before: 0, now: 0 };
             }
             // SAFETY: `head` is this thread's own list head, which libc keeps for the thread's life. Its fields
             // are read by the kernel only when this thread dies, so plain volatile accesses are enough.
@@ -300,35 +315,17 @@ impl Platform for Linux {
                 let pending = &raw mut (*head).pending;
                 let before = pending.read_volatile();
                 let offset = (&raw const (*head).futex_offset).read_volatile();
-                pending.write_volatile(core::ptr::from_ref(word).addr().wrapping_sub(offset as usize));
+                let now = core::ptr::from_ref(word).addr().wrapping_sub(offset as usize);
+                pending.write_volatile(now);
                 compiler_fence(Ordering::SeqCst);
-                Pending(before)
+                Pending { before, now }
             }
         })
     }
 
     #[inline]
-    fn retract(&self, before: Pending) {
-        THREAD.with(|t| {
-            let head = t.head.get();
-            if !head.is_null() {
-                compiler_fence(Ordering::SeqCst);
-                // SAFETY: as in `announce`.
-                unsafe { (&raw mut (*head).pending).write_volatile(before.0) };
-            }
-        });
-    }
-
-    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool {
-        THREAD.with(|t| {
-            let head = t.head.get();
-            if head.is_null() {
-                return false;
-            }
-            // SAFETY: as in `announce`.
-            let offset = unsafe { (&raw const (*head).futex_offset).read_volatile() };
-            before.0 == core::ptr::from_ref(word).addr().wrapping_sub(offset as usize)
-        })
+    fn retract(&self, pending: Pending) {
+        THREAD.with(|t| t.set_pending(pending.before));
     }
 
     #[inline]
@@ -503,7 +500,7 @@ mod tests {
         std::thread::spawn(|| {
             let tid = Linux.tid();
             let before = Linux.announce(&WORD);
-            assert!(!Linux.interrupted(&before, &WORD));
+            assert!(before.is_outermost());
             WORD.store(tid | WAITERS, Ordering::Relaxed);
         })
         .join()

@@ -253,13 +253,11 @@ impl Platform for Process {
         self.tid
     }
     fn announce(&self, word: &AtomicU32) -> Pending {
-        Pending(self.pending.replace(address(word)))
+        let now = address(word);
+        Pending { before: self.pending.replace(now), now }
     }
-    fn retract(&self, before: Pending) {
-        self.pending.set(before.0);
-    }
-    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool {
-        before.0 == address(word)
+    fn retract(&self, pending: Pending) {
+        self.pending.set(pending.before);
     }
     fn hold(&self, _: &AtomicU32) {
         self.set_holding(true);

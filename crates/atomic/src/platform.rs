@@ -20,7 +20,7 @@ impl Deadline {
     }
 }
 
-/// The identity under which a participant holds things: `slot:16 | generation:48`, never zero.
+/// The identity under which a participant holds things: `slot:16 | generation:46`, never zero.
 ///
 /// A slot of the participant table is reused, a generation of a slot never is, so an `Owner` left in
 /// shared memory can not be mistaken for a later process in the same slot.
@@ -28,8 +28,8 @@ impl Deadline {
 pub struct Owner(NonZeroU64);
 
 impl Owner {
-    /// Generations are counted modulo 2^47 (the topmost bit of the packed word is for the algorithms).
-    pub const GENERATION_BITS: u32 = 47;
+    /// Generations are counted modulo 2^46 (the two topmost bits of the packed word are for the algorithms).
+    pub const GENERATION_BITS: u32 = 46;
 
     /// Packs slot and generation; `None` for generation 0, which no participant ever has.
     #[must_use]
@@ -50,7 +50,7 @@ impl Owner {
     /// Reads an identity out of a shared word; `None` if the bits are no identity.
     #[must_use]
     pub fn from_bits(bits: u64) -> Option<Self> {
-        if bits >> 63 != 0 {
+        if bits >> 62 != 0 {
             return None;
         }
         Self::new(bits as u16, bits >> 16)
@@ -69,10 +69,30 @@ impl Owner {
     }
 }
 
-/// What `list_op_pending` held before [`Platform::announce`]; given back to [`Platform::retract`].
-#[derive(Debug)]
+/// What was announced before [`Platform::announce`], and what is now; for [`Platform::retract`].
+#[derive(Clone, Copy, Debug)]
 #[must_use = "the announcement stands until it is retracted"]
-pub struct Pending(pub usize);
+pub struct Pending {
+    /// What `list_op_pending` held before; 0 for nothing.
+    pub before: usize,
+    /// What it holds now.
+    pub now: usize,
+}
+
+impl Pending {
+    /// True if nothing else of this thread was announced.
+    #[inline]
+    #[must_use]
+    pub fn is_outermost(self) -> bool {
+        self.before == 0
+    }
+
+    /// The same, but what is announced now is not announced again by retracting.
+    #[inline]
+    pub fn without_this(self) -> Self {
+        Self { before: if self.before == self.now { 0 } else { self.before }, now: self.now }
+    }
+}
 
 /// The calling thread and its kernel.
 pub trait Platform {
@@ -84,12 +104,8 @@ pub trait Platform {
     /// sleeper is woken; a `word` whose TID field is 0 has one sleeper woken.
     fn announce(&self, word: &AtomicU32) -> Pending;
 
-    /// Ends the announcement. `before` is put back, so that announcements of a signal handler nest.
-    fn retract(&self, before: Pending);
-
-    /// True if `before` (what [`announce`](Self::announce) returned) shows that an interrupted frame of
-    /// this very thread is in the middle of acquiring or releasing `word`.
-    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool;
+    /// Ends the announcement. What was announced before is put back, so that announcements nest.
+    fn retract(&self, pending: Pending);
 
     /// Notes that this thread now holds `word`, so that it is given up should the thread end without releasing it.
     fn hold(&self, word: &AtomicU32);

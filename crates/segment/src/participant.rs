@@ -104,7 +104,7 @@ impl Participants {
         let slot = &slots[usize::from(index)];
         let me = loop {
             let generation = slot.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-            // Generation 0 (after 2^47 uses) is no identity: the next one is.
+            // Generation 0 (after 2^46 uses) is no identity: the next one is.
             if let Some(me) = Owner::new(index, generation) {
                 break me;
             }
@@ -244,11 +244,8 @@ impl Platform for Participants {
         Linux.announce(word)
     }
     #[inline]
-    fn retract(&self, before: Pending) {
-        Linux.retract(before);
-    }
-    fn interrupted(&self, before: &Pending, word: &AtomicU32) -> bool {
-        Linux.interrupted(before, word)
+    fn retract(&self, pending: Pending) {
+        Linux.retract(pending);
     }
     #[inline]
     fn hold(&self, word: &AtomicU32) {

@@ -8,37 +8,51 @@
 //! 20  (unused)
 //! ```
 //!
-//! What the pair (word, owner) says; W is the WAITERS bit, which may be set in every row:
+//! What the pair (word, owner) says; WAITERS may be set in every row:
 //!
-//! | word        | owner         | state                                            | if thread T dies now          |
-//! |-------------|---------------|--------------------------------------------------|-------------------------------|
-//! | 0           | 0             | free                                             |                               |
-//! | OWNER_DIED  | any           | the holder died; free to take, to be reported    |                               |
-//! | T           | 0             | T is about to write `owner`, or about to release | kernel marks it (announced)   |
-//! | T+DIED      | any           | T took it from a dead holder, `owner` is stale   | kernel marks it (announced)   |
-//! | T           | P             | held by thread T of participant P                | a waiter takes over, on proof |
-//! | T           | RECOVERING+S  | P is proven dead and S is taking over            | (T is dead) another replaces S|
+//! | word        | owner        | state                                            | if the thread T dies now      |
+//! |-------------|--------------|--------------------------------------------------|-------------------------------|
+//! | 0           | any          | free                                             |                               |
+//! | OWNER_DIED  | any          | free; a death is to be reported if `owner` names somebody |                      |
+//! | T           | 0            | T has just taken it, or is about to release it   | the kernel marks it           |
+//! | T           | P            | held by thread T of participant P                | the kernel, or a waiter       |
+//! | T           | RECOVERING S | P is proven dead, S is about to replace T        | (T is dead)                   |
+//! | T           | SUSPECTING S | as 0; S believes that T is gone and has yet to prove it | as 0                   |
+//! | T+OWNER_DIED| any          | T took it from the dead, `owner` is stale        | the kernel marks it           |
 //!
-//! *Announced* means that T's `list_op_pending` points at the word (see [`announce`](crossproc_atomic::Platform::announce)): T announces
-//! before its first write and until `owner` is written, and again around the release. In between nothing
-//! needs to be announced, because `owner` says whom to prove dead. A waiter stays announced from its first
-//! look until it has the lock or gives up: if it is killed after it swallowed a wake-up, the kernel wakes
-//! the next one.
+//! A thread is *announced* (see [`announce`](crossproc_atomic::Platform::announce)) from its first look at the word
+//! until it has released it again, if it holds no other lock; an inner lock is announced while it is acquired and
+//! while it is released. When an announced thread dies, the kernel turns its TID into OWNER_DIED and wakes one
+//! sleeper, or, if it died after it swallowed a wake-up, wakes another one. In the middle of an inner lock nothing
+//! is announced: there `owner` says whom to prove dead, and waiters also sleep on that participant's token.
 //!
 //! Who may write what: `word` moves from 0 or OWNER_DIED to T by T's compare-and-swap; WAITERS may be set by
-//! anybody while T holds; T releases it; the kernel replaces it for a dead T that announced. `owner` is written
-//! by T (from the moment it has the word) and, once P is *proven* dead, moved by compare-and-swap from P to
-//! RECOVERING+S, which is S's sole right to take the word from the dead T: without that ticket a stopped waiter
-//! could wake up late and take the lock from a newcomer that happens to have the dead one's TID.
+//! anybody while T holds; T releases it; the kernel replaces it for a dead T that announced. `owner` is written by T
+//! while it has the word. Beyond that it changes by compare-and-swap only, as a *ticket*: one recoverer at a time may
+//! take the word from a dead T, so that none of them can act on an old proof after another one has recovered the lock
+//! and a newborn thread has taken it under the old id. The two tickets promise different things: RECOVERING stands
+//! only for a participant that was proven dead, so T is dead as well; SUSPECTING stands for an empty `owner`, which a
+//! living T leaves for a moment whenever it takes or releases the lock, and so it proves nothing.
+//!
+//! Deaths are reported exactly: the next owner is told if and only if the dead thread's participant (or who was
+//! recovering from it) stood in `owner`, that is, if it had the lock and had not begun to release it.
 //!
 //! A release under contention leaves WAITERS in the word: whoever takes the lock next then wakes somebody when
 //! he releases it, so a woken waiter that is killed strands nobody. When nobody was woken the bit goes.
+//!
+//! What wake-ups alone can not do, and a slice (sleeps end after 50 ms to 1 s and everything is looked at again)
+//! must: a waker or a woken one that is *stopped* in between; a kernel that misses an announcement; a sleeper at an
+//! inner lock that slept on the token of an owner who has handed the lock on to one that died.
+//!
+//! `tests/protocol.rs` has this protocol as an explicit-state model: every interleaving, with deaths at every step,
+//! stops, reused thread ids and a failing kernel; and some thirty changes to it that must each be caught.
 //!
 //! Memory ordering. The only thing others may rely on is that what a holder did is visible to the next holder:
 //! the release of `word` (Release) pairs with the acquiring compare-and-swap (Acquire). For a dead holder the
 //! kernel stands between: its proof, or its mark, comes after all that the dead thread did. `owner` is read
 //! after `word` (Acquire): one that reads T without OWNER_DIED sees either the 0 that the last release stored
-//! before it (Release), or the identity stored before OWNER_DIED was cleared (Release), or a later value.
+//! before it (Release), or the identity stored before OWNER_DIED was cleared (Release), or a later value. Tickets
+//! are compare-and-swaps; what is read under one (Acquire) is at least as new as what the one before it left.
 //!
 //! Sources: Linux `Documentation/locking/robust-futex-ABI.rst` and `kernel/futex/core.c` (what the kernel does
 //! at a thread's death); U. Drepper, "Futexes are tricky" (the three-state mutex).
@@ -50,8 +64,10 @@ use crossproc_atomic::{
     shared_struct,
 };
 
-/// In `owner`: that participant is taking the lock over from a dead one.
+/// In `owner`: that participant is taking the lock over from one that is proven dead.
 const RECOVERING: u64 = 1 << 63;
+/// In `owner`: that participant is finding out whether the thread in the word is gone.
+const SUSPECTING: u64 = 1 << 62;
 /// In `state`: a holder died, and nobody has said since that the data is consistent.
 const INCONSISTENT: u32 = 1;
 /// In `state`: a holder panicked, and nobody has said since that the data is consistent.
@@ -110,15 +126,6 @@ pub enum LockFailure {
     WouldDeadlock,
 }
 
-/// What `owner` says of a word whose TID is not 0.
-#[derive(Clone, Copy, Debug)]
-enum Holder {
-    /// The thread is between two steps; nobody can be named. The bits are what `owner` held.
-    Window(u64),
-    /// Held (or being taken over) by this participant. The bits are what `owner` held.
-    Known(Owner, u64),
-}
-
 impl LockWords {
     /// Acquires the lock, waiting until the deadline (or for ever).
     ///
@@ -128,11 +135,11 @@ impl LockWords {
     #[inline]
     pub fn lock<L: Liveness>(&self, live: &L, until: Option<Deadline>) -> Result<Marks, LockFailure> {
         let tid = live.tid();
-        let before = live.announce(&self.word);
+        let pending = live.announce(&self.word);
         if self.word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return Ok(self.own(live, before));
+            return Ok(self.own(live, pending));
         }
-        self.lock_contended(live, tid, before, Some(until))
+        self.lock_contended(live, tid, pending, Some(until))
     }
 
     /// Acquires the lock if it is free, or if its holder is proven dead.
@@ -143,46 +150,58 @@ impl LockWords {
     #[inline]
     pub fn try_lock<L: Liveness>(&self, live: &L) -> Result<Marks, LockFailure> {
         let tid = live.tid();
-        let before = live.announce(&self.word);
+        let pending = live.announce(&self.word);
         if self.word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return Ok(self.own(live, before));
+            return Ok(self.own(live, pending));
         }
-        self.lock_contended(live, tid, before, None)
+        self.lock_contended(live, tid, pending, None)
     }
 
-    /// Releases the lock. The calling thread must hold it; otherwise nothing is promised but memory safety.
+    /// Releases the lock. Does nothing if the calling thread does not have it.
     #[inline]
     pub fn unlock<L: Liveness>(&self, live: &L) {
-        let before = live.announce(&self.word);
-        self.owner.store(0, Ordering::Relaxed);
+        let tid = live.tid();
         let held = self.word.load(Ordering::Relaxed);
-        let alone = held & WAITERS == 0;
-        if !alone || self.word.compare_exchange(held, 0, Ordering::Release, Ordering::Relaxed).is_err() {
-            self.unlock_contended(live);
+        if held & TID != tid {
+            return; // the copy of a guard in a forked child, or a peer that scribbles
         }
-        live.retract(before);
+        let pending = live.announce(&self.word);
+        self.owner.store(0, Ordering::Relaxed);
+        let alone = held == tid && self.word.compare_exchange(tid, 0, Ordering::Release, Ordering::Relaxed).is_ok();
+        if !alone {
+            self.unlock_contended(live, tid);
+        }
+        live.retract(pending.without_this());
         live.unhold(&self.word);
     }
 
-    /// The word has our TID and no OWNER_DIED: write `owner` and end the announcement.
+    /// The word has our TID and no OWNER_DIED.
     #[inline]
-    fn own<L: Liveness>(&self, live: &L, before: Pending) -> Marks {
+    fn own<L: Liveness>(&self, live: &L, pending: Pending) -> Marks {
         self.owner.store(live.me().bits(), Ordering::Relaxed);
-        live.retract(before);
-        live.hold(&self.word);
-        Marks(self.state.load(Ordering::Relaxed))
+        self.settle(live, pending)
     }
 
-    /// The word has our TID and OWNER_DIED: mark the data before anybody could take us for a clean holder.
-    fn own_from_the_dead<L: Liveness>(&self, live: &L, before: Pending) -> Marks {
-        let marked = self.state.load(Ordering::Relaxed) | INCONSISTENT;
-        self.state.store(marked, Ordering::Relaxed);
+    /// The word has our TID and OWNER_DIED: if somebody died *with* it, mark the data before we put our name over his.
+    fn own_from_the_dead<L: Liveness>(&self, live: &L, pending: Pending) -> Marks {
+        if names_a_holder(self.owner.load(Ordering::Relaxed)) {
+            self.state.store(self.state.load(Ordering::Relaxed) | INCONSISTENT, Ordering::Relaxed);
+        }
         self.depth.store(0, Ordering::Relaxed);
         self.owner.store(live.me().bits(), Ordering::Relaxed);
         self.word.fetch_and(!OWNER_DIED, Ordering::Release);
-        live.retract(before);
+        self.settle(live, pending)
+    }
+
+    /// The lock is ours and says so.
+    #[inline]
+    fn settle<L: Liveness>(&self, live: &L, pending: Pending) -> Marks {
+        // The outermost lock stays announced: should we die with it, the kernel itself tells the next one.
+        if !pending.is_outermost() {
+            live.retract(pending);
+        }
         live.hold(&self.word);
-        Marks(marked)
+        Marks(self.state.load(Ordering::Relaxed))
     }
 
     /// `wait`: `None` to try only, else until when.
@@ -191,66 +210,76 @@ impl LockWords {
         &self,
         live: &L,
         tid: u32,
-        before: Pending,
+        pending: Pending,
         wait: Option<Option<Deadline>>,
     ) -> Result<Marks, LockFailure> {
         let mut slept = 0;
         let mut spins = if wait.is_some() { live.spins() } else { 0 };
         let mut slice = SLICE_MIN;
-        let give_up = |before: Pending, why: LockFailure| {
-            live.retract(before);
+        let give_up = |why: LockFailure| {
+            live.retract(pending);
             Err(why)
         };
         loop {
-            let seen = self.word.load(Ordering::Acquire);
+            let mut seen = self.word.load(Ordering::Acquire);
             if seen & TID == 0 {
                 // Who slept keeps WAITERS in the word: others may still be asleep.
                 let taken = seen & (WAITERS | OWNER_DIED) | tid | slept;
                 if self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     let dead = seen & OWNER_DIED != 0;
-                    return Ok(if dead { self.own_from_the_dead(live, before) } else { self.own(live, before) });
+                    return Ok(if dead { self.own_from_the_dead(live, pending) } else { self.own(live, pending) });
                 }
                 continue;
             }
-            let holder = self.holder(seen);
-            if seen & TID == tid && self.is_this_thread(live, &before, holder) {
-                return give_up(before, LockFailure::WouldDeadlock);
+            if seen & TID == tid && (!pending.is_outermost() || self.is_mine(live)) {
+                return give_up(LockFailure::WouldDeadlock);
             }
             if spins > 0 {
                 spins -= 1;
                 pause();
                 continue;
             }
-            let (token, suspected) = watch(live, holder, wait.is_none() || slept != 0);
-            if (suspected || seen & TID == tid) && self.take_over(live, tid, seen, holder) {
-                return Ok(self.own_from_the_dead(live, before));
+            // From here on nobody may release the word without waking somebody.
+            if wait.is_some() && seen & WAITERS == 0 {
+                let asked = seen | WAITERS;
+                if self.word.compare_exchange(seen, asked, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                    continue;
+                }
+                seen = asked;
             }
-            let Some(until) = wait else { return give_up(before, LockFailure::WouldBlock) };
+            let bits = self.owner.load(Ordering::Acquire);
+            let holder = named(bits);
+            // Our own token would wake us only to die, in the place of somebody who could act.
+            let token = holder.filter(|&owner| owner != live.me()).and_then(|owner| live.token(owner));
+            let dying = token.is_some_and(|(_, value)| value & OWNER_DIED != 0);
+            if let (true, Some((word, _))) = (dying, token) {
+                live.wake(word, u32::MAX); // the kernel woke one sleeper: that one wakes the rest
+            }
+            let ask = dying || slept != 0 || wait.is_none() || seen & TID == tid || (token.is_none() && holder.is_some());
+            if ask && self.take_over(live, tid, seen, bits) {
+                return Ok(self.own_from_the_dead(live, pending));
+            }
+            // Only here, with WAITERS set and the token passed on, does giving up strand nobody.
+            let Some(until) = wait else { return give_up(LockFailure::WouldBlock) };
             let now = live.now();
             if until.is_some_and(|until| now >= until) {
-                return give_up(before, LockFailure::TimedOut);
-            }
-            if seen & WAITERS == 0
-                && self.word.compare_exchange(seen, seen | WAITERS, Ordering::Relaxed, Ordering::Relaxed).is_err()
-            {
-                continue;
+                return give_up(LockFailure::TimedOut);
             }
             slept = WAITERS;
             match holder {
-                // Its process is dying: nobody will wake us through the word.
-                Holder::Known(owner, _) if suspected && token.is_some() => live.await_proof(owner, until),
-                Holder::Known(..) => {
-                    live.wait(&self.word, seen | WAITERS, token, Some(earlier(until, now.saturating_add(slice))));
+                Some(owner) if dying => live.await_proof(owner, until),
+                // The holder is between two steps: it will have a name soon.
+                None => {
+                    let soon = earlier(until, now.saturating_add(SLICE_WINDOW));
+                    live.wait(&self.word, seen, None, Some(soon));
+                }
+                Some(_) => {
+                    live.wait(&self.word, seen, token, Some(earlier(until, now.saturating_add(slice))));
                     if token.is_some() {
                         slice = (slice * 2).min(SLICE_MAX);
                     }
                 }
-                Holder::Window(_) => {
-                    let soon = now.saturating_add(SLICE_WINDOW);
-                    live.wait(&self.word, seen | WAITERS, None, Some(earlier(until, soon)));
-                }
             }
-            // The kernel wakes one waiter per token: the woken one wakes the rest.
             if let Some((word, alive)) = token {
                 if word.load(Ordering::Relaxed) != alive {
                     live.wake(word, u32::MAX);
@@ -260,56 +289,46 @@ impl LockWords {
     }
 
     #[cold]
-    fn unlock_contended<L: Liveness>(&self, live: &L) {
-        self.word.swap(WAITERS, Ordering::Release);
-        if live.wake(&self.word, 1) == 0 {
+    fn unlock_contended<L: Liveness>(&self, live: &L, tid: u32) {
+        // WAITERS can not go while we hold. If the word is anything else, it was scribbled over: not ours to change.
+        let held = tid | WAITERS;
+        if self.word.compare_exchange(held, WAITERS, Ordering::Release, Ordering::Relaxed).is_ok()
+            && live.wake(&self.word, 1) == 0
+        {
             // Nobody slept. If somebody has come meanwhile the bit stays, which costs one useless wake.
             let _ = self.word.compare_exchange(WAITERS, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    fn holder(&self, seen: u32) -> Holder {
-        let bits = self.owner.load(Ordering::Acquire);
-        match Owner::from_bits(bits & !RECOVERING) {
-            // `owner` belongs to `seen` only if the word is still the same and is not OWNER_DIED.
-            Some(owner)
-                if seen & OWNER_DIED == 0
-                    && (self.word.load(Ordering::Acquire) ^ seen) & !WAITERS == 0 =>
-            {
-                Holder::Known(owner, bits)
-            }
-            _ => Holder::Window(bits),
-        }
-    }
-
-    /// The word has our TID: is it really ours, or a dead namesake's?
-    fn is_this_thread<L: Liveness>(&self, live: &L, before: &Pending, holder: Holder) -> bool {
-        let mine = matches!(holder, Holder::Known(owner, bits) if owner == live.me() && bits & RECOVERING == 0);
-        mine || live.interrupted(before, &self.word)
-    }
-
     /// Takes the word from a thread that is proven to be no more. On success the word has our TID and OWNER_DIED.
-    fn take_over<L: Liveness>(&self, live: &L, tid: u32, seen: u32, holder: Holder) -> bool {
-        let gone = |holder| match holder {
-            Holder::Known(owner, _) => live.is_dead(owner),
-            Holder::Window(_) => seen & TID == tid || !live.thread_exists(seen & TID),
-        };
-        let (Holder::Known(_, bits) | Holder::Window(bits)) = holder;
-        if !gone(holder) {
+    ///
+    /// `seen` and `bits` are word and owner as they were read, in this order.
+    fn take_over<L: Liveness>(&self, live: &L, tid: u32, seen: u32, bits: u64) -> bool {
+        if named(bits).is_some_and(|owner| !live.is_dead(owner)) {
             return false;
         }
-        let ticket = live.me().bits() | RECOVERING;
+        let unchanged = |word: u32| (word ^ seen) & !WAITERS == 0;
+        let thread_gone = || seen & TID == tid || !live.thread_exists(seen & TID);
+        // A dead holder's name proves its thread dead, but only in a word that has not changed since.
+        let recovers = seen & OWNER_DIED == 0 && names_a_holder(bits);
+        let proven = if recovers { unchanged(self.word.load(Ordering::Acquire)) } else { thread_gone() };
+        if !proven {
+            return false;
+        }
+        let ticket = live.me().bits() | if names_a_holder(bits) { RECOVERING } else { SUSPECTING };
         if self.owner.compare_exchange(bits, ticket, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        // With the ticket nobody else takes over. What is left is a newcomer with the dead thread's id that got
-        // the lock in an orderly way before: it shows in the word, or, in the window, in that the thread lives.
+        // With the ticket nobody else takes over. A suspicion is proven once more under it: the id may have gone to
+        // a newborn which got the lock in an orderly way.
         let mut word = self.word.load(Ordering::Acquire);
-        while (word ^ seen) & !WAITERS == 0 && gone(holder) {
-            let taken = tid | OWNER_DIED | WAITERS;
-            match self.word.compare_exchange(word, taken, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(now) => word = now,
+        if recovers || (unchanged(word) && thread_gone()) {
+            while unchanged(word) {
+                let taken = tid | OWNER_DIED | WAITERS;
+                match self.word.compare_exchange(word, taken, Ordering::Acquire, Ordering::Acquire) {
+                    Ok(_) => return true,
+                    Err(now) => word = now,
+                }
             }
         }
         let _ = self.owner.compare_exchange(ticket, bits, Ordering::Release, Ordering::Relaxed);
@@ -366,15 +385,14 @@ impl LockWords {
     }
 }
 
-/// The token to watch while waiting for `holder`, and whether there is reason to ask for proof of its death.
-fn watch<L: Liveness>(live: &L, holder: Holder, waited: bool) -> (Option<(&AtomicU32, u32)>, bool) {
-    // A window lasts a few instructions: no reason to ask before it has outlasted a sleep.
-    let Holder::Known(owner, _) = holder else { return (None, waited) };
-    match live.token(owner) {
-        Some((word, value)) => (Some((word, value)), value & OWNER_DIED != 0),
-        // No token to watch: ask each time.
-        None => (None, true),
-    }
+/// The participant that `owner` names, in whatever role.
+fn named(bits: u64) -> Option<Owner> {
+    Owner::from_bits(bits & !(RECOVERING | SUSPECTING))
+}
+
+/// True if somebody had the lock (or was recovering it from one who had) and not merely reached for it.
+fn names_a_holder(bits: u64) -> bool {
+    bits & SUSPECTING == 0 && named(bits).is_some()
 }
 
 fn earlier(until: Option<Deadline>, slice: Deadline) -> Deadline {

@@ -121,42 +121,52 @@ fn a_failed_try_changes_nothing() {
     assert_eq!(seen.len(), 2, "both outcomes: {seen:?}");
 }
 
-/// A process is killed before each of its shared accesses in turn, with another waiting or arriving.
+/// A process is killed before each of its shared accesses in turn, with another waiting or arriving: the lock is the
+/// outermost that the process holds (announced throughout), or an inner one.
 #[test]
-fn a_death_anywhere_is_survived_and_reported_once() {
-    let mut reported = BTreeSet::new();
-    for accesses in 0..12 {
-        let seen = explore(&format!("lock_death_{accesses}"), 2, 3, move |outcome| {
-            let (kernel, guarded) = (Kernel::new(), Guarded::new());
-            let victim = {
-                let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
-                thread::spawn(move || {
-                    let process = Process::new(&kernel, 1);
-                    let words = [guarded.lock.futex_word()];
-                    let held = Cell::new(0);
-                    process.run_until_killed(accesses, &words, || {
-                        guarded.lock.lock(&process, None).expect("no deadline");
-                        held.set(1);
-                        guarded.data.with_mut(|data| unsafe { *data += 1 });
-                        held.set(2);
-                        guarded.lock.unlock(&process);
-                        held.set(3);
-                    });
-                    held.get()
-                })
-            };
-            let survivor = Process::new(&kernel, 2);
-            let mut reports = guarded.add_one(&survivor);
-            let held = victim.join().expect("the model thread ends well");
-            reports += guarded.add_one(&survivor);
-            assert!(reports <= 1, "one death was reported twice");
-            // 1, 2: killed while holding (or on the way in or out of it, where either is right).
-            outcome.extend([held, reports]);
-        });
-        reported.extend(seen);
+fn a_death_anywhere_is_survived_and_reported_exactly() {
+    for inner in [false, true] {
+        let mut reported = BTreeSet::new();
+        let (name, steps) = if inner { ("lock_inner_death", 3..11) } else { ("lock_death", 0..8) };
+        for accesses in steps {
+            reported.extend(explore(&format!("{name}_{accesses}"), 50, 3, move |outcome| {
+                let (kernel, guarded) = (Kernel::new(), Guarded::new());
+                let victim = {
+                    let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
+                    thread::spawn(move || {
+                        let process = Process::new(&kernel, 1);
+                        let outer = LockWords::default();
+                        let held = Cell::new(0);
+                        process.run_until_killed(accesses, &[guarded.lock.futex_word(), outer.futex_word()], || {
+                            if inner {
+                                outer.lock(&process, None).expect("free");
+                            }
+                            guarded.lock.lock(&process, None).expect("no deadline");
+                            held.set(1);
+                            guarded.data.with_mut(|data| unsafe { *data += 1 });
+                            held.set(2);
+                            guarded.lock.unlock(&process);
+                            held.set(3);
+                        });
+                        held.get()
+                    })
+                };
+                let survivor = Process::new(&kernel, 2);
+                let mut reports = guarded.add_one(&survivor);
+                let held = victim.join().expect("the model thread ends well");
+                reports += guarded.add_one(&survivor);
+                assert!(reports <= 1, "one death was reported twice");
+                outcome.extend([held, reports]);
+            }));
+        }
+        for (outcome, what) in [
+            ([0, 0], "a death before holding is not reported"),
+            ([2, 1], "a death while holding is reported"),
+            ([2, 0], "a death after giving it back is not reported"),
+            ([3, 0], "a holder that released is not reported"),
+        ] {
+            assert!(reported.contains(&outcome[..]), "{what}: never seen in {reported:?}");
+        }
+        assert!(!reported.contains(&[3, 1][..]), "reported although it had released: {reported:?}");
     }
-    assert!(reported.contains(&vec![0, 0]), "a death before holding is not reported: {reported:?}");
-    assert!(reported.contains(&vec![3, 0]), "a holder that released is not reported: {reported:?}");
-    assert!(reported.contains(&vec![2, 1]), "a death while holding is reported: {reported:?}");
-    assert!(!reported.contains(&vec![3, 1]), "reported although it had released: {reported:?}");
 }

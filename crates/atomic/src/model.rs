@@ -64,10 +64,6 @@ macro_rules! atomic {
             pub fn new(value: $int) -> Self {
                 Self(loom::sync::atomic::$inner::new(value))
             }
-            /// What the kernel sees: never stale, and no step of the calling process.
-            fn newest(&self) -> $int {
-                self.0.fetch_add(0, Ordering::AcqRel)
-            }
             #[track_caller]
             pub fn load(&self, order: Ordering) -> $int {
                 step();
@@ -126,6 +122,13 @@ macro_rules! atomic {
 }
 atomic!(AtomicU32, AtomicU32, u32);
 atomic!(AtomicU64, AtomicU64, u64);
+
+impl AtomicU32 {
+    /// What the kernel sees: never stale, and no step of the calling process.
+    fn newest(&self) -> u32 {
+        self.0.fetch_add(0, Ordering::AcqRel)
+    }
+}
 
 /// The kernel of one model run: who sleeps on what, who is dead, and the tokens.
 #[derive(Debug)]

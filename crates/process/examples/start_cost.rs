@@ -1,5 +1,5 @@
-//! What it costs to start a process and wait for its result, beside what the kernel and the loader alone cost: the same
-//! executable, started and waited for by std, with a `main` that returns at once.
+//! What it costs to start a process and wait for its result, beside what the kernel and the loader alone
+//! cost: the same executable, started and waited for by std, with a `main` that returns at once.
 //!
 //! `cargo run --release -p crossproc-process --example start_cost [MiB of memory that the parent has in use]`
 

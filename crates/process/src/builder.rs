@@ -61,8 +61,8 @@ impl Builder {
         }
     }
 
-    /// The name of the process: in errors, in [`current`](crate::current), and (its first 15 bytes) in `ps` and
-    /// `top`. Without one it is "process-1", "process-2", ..
+    /// The name of the process: in errors, in [`current`](crate::current()), and (its first 15 bytes) in `ps`
+    /// and `top`. At most 255 bytes, none of them 0. Without one it is "process-1", "process-2", ..
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -104,13 +104,13 @@ impl Builder {
         self
     }
 
-    /// The program to start. Default: this one, as it is running now (`/proc/self/exe`), even if its file has been
-    /// replaced or deleted since.
+    /// The program to start. Default: this one, as it is running now (`/proc/self/exe`), even if its file has
+    /// been replaced or deleted since.
     ///
-    /// Another program, or another build of this one, has to be linked with this crate, and
-    /// its functions can be called by name only ([`spawn_named`](Self::spawn_named)). For [`spawn`](Self::spawn)
-    /// it has to be a copy of this very build, otherwise it is [`ErrorKind::WrongBuild`]. A path
-    /// without a slash is looked for in `PATH`.
+    /// Another program, or another build of this one, has to be linked with this crate, and its functions can
+    /// be called by name only ([`spawn_named`](Self::spawn_named)). For [`spawn`](Self::spawn) it has to be a
+    /// copy of this very build, otherwise it is [`ErrorKind::WrongBuild`]. A path without a slash is looked
+    /// for in `PATH`.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.executable = Some(path.into());
         self
@@ -123,7 +123,8 @@ impl Builder {
         self
     }
 
-    /// Whether dropping the [`Process`] kills it (and waits until it is gone). Default: no, it goes on by itself.
+    /// Whether dropping the [`Process`] kills it (and waits until it is gone). Default: no, it goes on by
+    /// itself.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self
@@ -166,6 +167,13 @@ impl Builder {
             None => std::env::args_os().next().unwrap_or_default(),
         };
         let name = self.name.unwrap_or_else(|| format!("process-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        if name.len() > 255 || name.contains('\0') {
+            let text = format!(
+                "a process was not started: its name has {} bytes; up to 255 are possible, and no 0",
+                name.len()
+            );
+            return Err(Error::new(ErrorKind::InvalidName, text));
+        }
         let (encoded, handles) = handover::pack(|| postcard::to_stdvec(&arguments));
         let encoded = encoded.map_err(|error| {
             let text = format!(

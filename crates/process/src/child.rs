@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, fcntl_getfd};
 use rustix::process::{PidfdFlags, getppid, pidfd_open};
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+use rustix::stdio::{dup2_stdin, stderr, stdin, stdout};
 use serde::Serialize;
 
 use crate::call::{self, Call, Outcome};
@@ -40,18 +40,17 @@ pub(crate) fn main(later_constructors: impl FnOnce()) -> i32 {
     };
     let channel = CHANNEL.get_or_init(|| socket);
     send(channel, Kind::Hello, &(), &[], Vec::new());
-    let mut message = match receive_request(channel) {
-        Ok(message) => message,
+    let (request, mut message) = match receive_request(channel) {
+        Ok(received) => received,
         Err(code) => return code,
     };
-    let Ok(request) = message.head::<Request>() else { return FAILED };
     let stdin = if request.stdin && !message.descriptors.is_empty() {
         Some(message.descriptors.remove(0))
     } else {
         None
     };
-    if let Err(errno) = restore_stdio(stdin) {
-        let text = format!("its standard streams can not be set up: {}", io::Error::from(errno));
+    if let Err(errno) = restore_stdin(stdin) {
+        let text = format!("its standard input can not be set up: {}", io::Error::from(errno));
         return refuse(channel, Refused { reason: Reason::System, text });
     }
     // What `ps` and `top` show. The kernel keeps 15 bytes.
@@ -89,15 +88,16 @@ pub(crate) fn main(later_constructors: impl FnOnce()) -> i32 {
 }
 
 /// The socket to the parent; a static so that the panic hook finds it.
-static CHANNEL: OnceLock<OwnedFd> = OnceLock::new();
+pub(crate) static CHANNEL: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Takes the socket off standard input and makes sure that it comes from the parent process: an environment that is
-/// passed on by a program in between must not make a child of somebody else.
+/// Takes the socket off standard input and makes sure that it comes from the parent process: an environment
+/// that is passed on by a program in between must not make a child of somebody else.
 fn connect() -> Result<(OwnedFd, Parent), String> {
-    let hint = "is set, but standard input is not the socket of the process that started this one. It is set by crossproc \
-                for its own children; remove it from the environment";
+    let hint = "is set, but standard input is not the socket of the process that started this one. It is set by \
+                crossproc for its own children; remove it from the environment";
     let stranger = || format!("{} {hint}", crate::hook::MARKER);
     let socket = fcntl_dupfd_cloexec(stdin(), 3).map_err(|_| stranger())?;
+    fill_standard_streams().map_err(|errno| format!("/dev/null: {}", io::Error::from(errno)))?;
     let peer = linux::peer_pid(socket.as_fd()).map_err(|_| stranger())?;
     let parent = getppid().filter(|parent| parent.as_raw_pid() == peer).ok_or_else(stranger)?;
     let gone = |_| "the process that started this one has ended".to_owned();
@@ -110,9 +110,13 @@ fn connect() -> Result<(OwnedFd, Parent), String> {
 }
 
 /// The request; or, if there is none, the exit code.
-fn receive_request(channel: &OwnedFd) -> Result<Message, i32> {
+fn receive_request(channel: &OwnedFd) -> Result<(Request, Message), i32> {
+    let not_understood = || "the request is not understood".to_owned();
     let text = match Incoming::default().receive(channel.as_fd(), Patience::Sleep) {
-        Ok(Received::Message(message)) if message.kind == Kind::Request => return Ok(message),
+        Ok(Received::Message(message)) if message.kind == Kind::Request => match message.head() {
+            Ok(request) => return Ok((request, message)),
+            Err(_) => not_understood(),
+        },
         Err(Fault::TooManyFiles) => {
             let text =
                 "it may not have as many open files as its arguments bring; raise the limit (`ulimit -n`)";
@@ -121,30 +125,31 @@ fn receive_request(channel: &OwnedFd) -> Result<Message, i32> {
         Err(Fault::System(error)) => format!("the request can not be received: {error}"),
         // The parent has ended, or it learns from our Hello that the versions differ.
         Ok(Received::Closed | Received::Nothing) | Err(Fault::Version(_)) => return Err(FAILED),
-        Ok(Received::Message(_)) | Err(Fault::Garbled) => "the request is not understood".to_owned(),
+        Ok(Received::Message(_)) | Err(Fault::Garbled) => not_understood(),
     };
     Err(refuse(channel, Refused { reason: Reason::System, text }))
 }
 
-/// Puts the real standard input in the place of the socket, and /dev/null where there is nothing, as std does
-/// before `main`: a file that is opened later must not become a standard stream.
-fn restore_stdio(input: Option<OwnedFd>) -> Result<(), Errno> {
-    let null = || open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    dup2_stdin(match input {
-        Some(input) => input,
-        None => null()?,
-    })?;
-    if fcntl_getfd(stdout()) == Err(Errno::BADF) {
-        dup2_stdout(null()?)?;
-    }
-    if fcntl_getfd(stderr()) == Err(Errno::BADF) {
-        dup2_stderr(null()?)?;
+/// Opens /dev/null in the place of standard output and standard error where this process has none, as std
+/// does before `main`: what is opened or received later must not become a standard stream.
+fn fill_standard_streams() -> Result<(), Errno> {
+    while [stdout(), stderr()].iter().any(|stream| fcntl_getfd(stream) == Err(Errno::BADF)) {
+        // The kernel takes the lowest number that is free, which is one of them.
+        std::mem::forget(open("/dev/null", OFlags::RDWR, Mode::empty())?);
     }
     Ok(())
 }
 
-/// Notes where panics happen. In a program that aborts on panic nothing can be caught, so there the hook itself
-/// tells the parent.
+/// Puts the real standard input in the place of the socket, or /dev/null if there is none.
+fn restore_stdin(input: Option<OwnedFd>) -> Result<(), Errno> {
+    dup2_stdin(match input {
+        Some(input) => input,
+        None => open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
+    })
+}
+
+/// Notes where panics happen. In a program that aborts on panic nothing can be caught, so there the hook
+/// itself tells the parent.
 fn report_panics() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -169,7 +174,8 @@ fn refuse(channel: &OwnedFd, refused: Refused) -> i32 {
     FAILED
 }
 
-/// Sends a message, or what stopped it. A parent that listens no more is no error: it has ended or lost interest.
+/// Sends a message, or what stopped it. A parent that listens no more is no error: it has ended or lost
+/// interest.
 fn send(channel: &OwnedFd, kind: Kind, head: &impl Serialize, body: &[u8], descriptors: Vec<OwnedFd>) {
     let sent = Outgoing::new(kind, head, body, descriptors)
         .and_then(|mut outgoing| Ok(outgoing.send(channel.as_fd(), Patience::Sleep)?));

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::poll;
 
-/// How many processes may start each other in a chain, the first one counted: a process at depth
-/// `MAX_DEPTH - 1` can start no other.
+/// How many processes may start each other in a chain, the first one counted. The first has depth 0, and a
+/// process that would have depth `MAX_DEPTH` is not started.
 ///
-/// Depth is counted in the environment (`CROSSPROC_DEPTH`), so it is passed on by programs in between
-/// that know nothing of this crate. The limit ends the chain of a function that starts itself.
+/// Depth is counted in the environment (`CROSSPROC_DEPTH`), so it is passed on by programs in between that
+/// know nothing of this crate. The limit ends the chain of a function that starts itself.
 pub const MAX_DEPTH: u32 = 8;
 
 /// In the environment of all descendants.
@@ -44,7 +44,8 @@ pub fn current() -> &'static Current {
 }
 
 impl Current {
-    /// The name that [`Builder::name`](crate::Builder::name) gave it, "main" if it was not started by this crate.
+    /// The name that [`Builder::name`](crate::Builder::name) gave it, "main" if it was not started by this
+    /// crate.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

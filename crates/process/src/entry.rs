@@ -1,13 +1,13 @@
 //! Unsafe room: naming a function in this program so that another process of the same build can call it.
 //!
-//! A function pointer means nothing in another process, because the loader puts the program at another address
-//! each time. What stays the same in two processes of one build is the distance from the start of the
-//! executable. So a function travels as that distance, together with the [`Build`](crate::image::Build), and the
-//! child calls it only if its own build is the same one.
+//! A function pointer means nothing in another process, because the loader puts the program at another
+//! address each time. What stays the same in two processes of one build is the distance from the start of the
+//! executable. So a function travels as that distance, together with the [`Build`](crate::image::Build), and
+//! the child calls it only if its own build is the same one.
 //!
-//! Two addresses travel: that of the function, and that of the *trampoline* for its types, a function of
-//! ours that the compiler has made for these `A` and `R`: it knows how to deserialise the arguments, to
-//! call, and to serialise the result.
+//! Two addresses travel: that of the function, and that of the *trampoline* for its types, a function of ours
+//! that the compiler has made for these `A` and `R`: it knows how to deserialise the arguments, to call, and
+//! to serialise the result.
 #![allow(unsafe_code)]
 
 use std::any::type_name;
@@ -48,9 +48,9 @@ where
         }
         _ => Err(Error::new(
             ErrorKind::OutsideExecutable,
-            "the function is not part of the executable of this process but of a shared library, which the executable \
-             need not load when it is started again: register the function and start the program that has it with \
-             `executable` and `spawn_named`",
+            "the function is not part of the executable of this process but of a shared library, which the \
+             executable need not load when it is started again: register the function and start the program that \
+             has it with `executable` and `spawn_named`",
         )),
     }
 }
@@ -74,7 +74,8 @@ pub(crate) fn resolve(function: &Function) -> Result<Callable, Refused> {
     // SAFETY: `describe` computed this address from a `Trampoline` in a process with an equal build: the same
     // code at the same distance from the base. So there is a `Trampoline` at it here.
     let trampoline = unsafe { std::mem::transmute::<*const (), Trampoline>(code) };
-    // SAFETY: `function` came with `trampoline` in one request, from `describe::<A, R>`, which is what the contract asks for.
+    // SAFETY: `function` came with `trampoline` in one request, from `describe::<A, R>`, which is what the
+    // contract asks for.
     Ok(Box::new(move |call| unsafe { trampoline(function, expected, call) }))
 }
 

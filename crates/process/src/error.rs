@@ -10,8 +10,9 @@ use crate::wire::{self, Fault};
 
 /// Why a process could not be started, or an operation on it failed.
 ///
-/// Branch on [`kind`](Self::kind), show the error itself to people: it says what was being done to which process
-/// and what to do about it. [`source`](std::error::Error::source) is the error underneath, if there is one.
+/// Branch on [`kind`](Self::kind), show the error itself to people: it says what was being done to which
+/// process and what to do about it. [`source`](std::error::Error::source) is the error underneath, if there
+/// is one.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -26,17 +27,21 @@ struct Inner {
 pub enum ErrorKind {
     /// The process would be the [`MAX_DEPTH`](crate::MAX_DEPTH)th in a chain in which each started the next.
     TooDeep,
-    /// The start-up code of this crate has not run in this process, so it would not run in a child either.
+    /// The start-up code of this crate has not run in this process, so it would not run in a child either; or
+    /// the program has privileges that its caller does not have (set-user-id).
     NotInitialised,
     /// The function is in a shared library, which the executable need not have when it is started again.
     OutsideExecutable,
-    /// The executable could not be started.
+    /// The name for the process is too long or contains a 0 byte.
+    InvalidName,
+    /// The executable could not be started, or the directory for it is not there.
     CannotStart,
     /// The process ended before it ran its function: it is another program, or it crashed on the way.
     EndedEarly,
     /// The process did not come to its function in time, and was killed.
     TimedOut,
-    /// The process is another build of this program, or another program: only named functions can be run in it.
+    /// The process is another build of this program, or another program: only named functions can be run in
+    /// it.
     WrongBuild,
     /// The process has another, incompatible version of this crate.
     WrongVersion,

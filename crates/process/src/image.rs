@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Two objects with equal `Build`s have the same code at the same addresses.
 ///
-/// The build id alone is not enough: tools that move code around in a finished executable (BOLT, packers) keep it,
-/// so the segments' addresses and sizes are compared too.
+/// The build id alone is not enough: tools that move code around in a finished executable (BOLT, packers)
+/// keep it, so the segments' addresses and sizes are compared too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Build {
     /// The linker's build id; empty if it wrote none.

@@ -8,15 +8,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::image::{self, Build};
 
-/// True if the kernel started this program with privileges that its caller does not have (set-user-id,
-/// file capabilities): then nothing in the environment may direct it.
+/// True if the kernel started this program with privileges that its caller does not have (set-user-id, file
+/// capabilities): then nothing in the environment may direct it.
 pub(crate) fn privileged_start() -> bool {
     // SAFETY: getauxval only reads the auxiliary vector; an unknown entry is reported as 0.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Removes a variable from the environment, before `main` and before the first thread of ours; returns
-/// what it was.
+/// Removes a variable from the environment, before `main` and before the first thread of ours; returns what
+/// it was.
 pub(crate) fn take_variable(name: &str) -> Option<OsString> {
     let value = std::env::var_os(name)?;
     // SAFETY: the only caller is our constructor, which runs on the only thread of the process (a library
@@ -32,8 +32,8 @@ pub(crate) fn ignore_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// The process that made the socket `socket` is connected to (`SO_PEERCRED`), as this PID namespace sees it: 0 if it
-/// does not see it.
+/// The process that made the socket `socket` is connected to (`SO_PEERCRED`), as this PID namespace sees it:
+/// 0 if it does not see it.
 ///
 /// Not rustix's `socket_peercred`: its `Pid` can not be 0.
 pub(crate) fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<i32> {

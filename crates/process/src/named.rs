@@ -12,11 +12,11 @@ use crate::wire::{Reason, Refused, clip};
 /// Registers a function of this program under a name, for [`Process::named`](crate::Process::named).
 ///
 /// `register!(path::to::function)` takes the path as it is written for the name; `register!("name",
-/// path::to::function)` gives another. The function takes one argument (a tuple for several) and is not generic.
-/// Stands outside of functions, in any module of any crate that the program is linked with.
+/// path::to::function)` gives another. The function takes one argument (a tuple for several) and is not
+/// generic. Stands outside of functions, in any module of any crate that the program is linked with.
 ///
-/// A name is needed only to run a function in *another* executable, or in another build of this one; within one
-/// program pass the function itself to [`Process::spawn`](crate::Process::spawn).
+/// A name is needed only to run a function in *another* executable, or in another build of this one; within
+/// one program pass the function itself to [`Process::spawn`](crate::Process::spawn).
 ///
 /// ```
 /// use crossproc_process::Process;
@@ -33,8 +33,8 @@ use crate::wire::{Reason, Refused, clip};
 /// # Ok(())
 /// # }
 /// ```
-// The constructor has a priority (60000), so linkers put it before all constructors without one, among
-// them the one that runs the function of a child. Inventory's constructors have none and may come later.
+// The constructor has a priority (60000), so linkers put it before all constructors without one, among them
+// the one that runs the function of a child. Inventory's constructors have none and may come later.
 #[macro_export]
 macro_rules! register {
     ($function:path) => {
@@ -103,5 +103,6 @@ pub(crate) fn resolve(name: &str, expected: &str) -> Result<Callable, Refused> {
         return refuse(Reason::WrongTypes, text);
     }
     // A child makes one call.
-    Ok(registry.swap_remove(place).call)
+    let call = registry.swap_remove(place).call;
+    Ok(Box::new(move |arguments| call(arguments)))
 }

@@ -19,8 +19,8 @@ use crate::{Builder, Error, ErrorKind, ExitStatus, JoinError, linux, poll, statu
 
 /// A process that was started to call one function, which returns an `R`.
 ///
-/// Dropping it lets the process go on by itself, like dropping a [`JoinHandle`](std::thread::JoinHandle)
-/// does (see [`detach`](Self::detach)); [`Builder::kill_on_drop`] ends it instead.
+/// Dropping it lets the process go on by itself, like dropping a [`JoinHandle`](std::thread::JoinHandle) does
+/// (see [`detach`](Self::detach)); [`Builder::kill_on_drop`] ends it instead.
 ///
 /// As a descriptor ([`AsFd`]) it is a pidfd: `poll` finds it readable when the process has ended.
 pub struct Process<R> {
@@ -58,18 +58,19 @@ enum LastWord {
     Taken,
 }
 
-/// Functions that start a process. (The `()` stands for nothing: each returns a `Process` of its function's type.)
+/// Functions that start a process. (The `()` stands for nothing: each returns a `Process` of its function's
+/// type.)
 impl Process<()> {
     /// Starts a process that calls `function` with `arguments`.
     ///
     /// The process runs this same program, but not its `main`: nothing of this process's memory is there,
-    /// only `arguments` and what the function makes itself. Returns when the process has deserialised
-    /// them and is about to call.
+    /// only `arguments` and what the function makes itself. Returns when the process has deserialised them
+    /// and is about to call.
     ///
-    /// `function` is a plain function or a closure that captures nothing (also nothing of size zero: such a value may
-    /// stand for something that is true in this process only). Several arguments are a tuple. Arguments and result are
-    /// what serde and postcard can serialise, and handles: primitives, segments, and any
-    /// descriptor as [`Handed`](crate::Handed).
+    /// `function` is a plain function or a closure that captures nothing (also nothing of size zero: such a
+    /// value may stand for something that is true in this process only). Several arguments are a tuple.
+    /// Arguments and result are what serde and postcard can serialise, and handles: primitives, segments, and
+    /// any descriptor as [`Handed`](crate::Handed).
     ///
     /// ```
     /// use crossproc_process::Process;
@@ -84,11 +85,18 @@ impl Process<()> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// A closure that captures something does not compile, since what it captured is not in the other process:
+    /// A closure that captures something does not compile, since what it captured is not in the other
+    /// process:
     ///
     /// ```compile_fail,E0308
     /// let factor = 3;
     /// crossproc_process::Process::spawn(move |n: u32| n * factor, 2);
+    /// ```
+    ///
+    /// ```compile_fail,E0308
+    /// struct Initialised; // A proof of something that was done in this process.
+    /// let proof = Initialised;
+    /// crossproc_process::Process::spawn(move |n: u32| (&proof, n).1, 2);
     /// ```
     ///
     /// # Errors
@@ -208,8 +216,8 @@ impl<R> Process<R> {
         self.signal(libc::SIGKILL)
     }
 
-    /// Sends a signal, by its number. It reaches this process or nobody, never another that got the same id. It is no error
-    /// if the process has ended.
+    /// Sends a signal, by its number. It reaches this process or nobody, never another that got the same id.
+    /// It is no error if the process has ended.
     ///
     /// # Errors
     ///
@@ -223,8 +231,8 @@ impl<R> Process<R> {
         }
     }
 
-    /// Lets the process go on by itself. Its result is lost. When it ends it leaves no zombie for long: the next start or drop
-    /// of a process in this program removes it.
+    /// Lets the process go on by itself. Its result is lost. When it ends it leaves no zombie for long: the
+    /// next start or drop of a process in this program removes it.
     pub fn detach(mut self) {
         self.kill_on_drop = false;
     }
@@ -244,7 +252,8 @@ impl<R> Process<R> {
         self.stderr.take()
     }
 
-    /// Takes up what has happened: messages, the end. Returns the status, and whether messages may still come.
+    /// Takes up what has happened: messages, the end. Returns the status, and whether messages may still
+    /// come.
     fn step(&self) -> (Option<ExitStatus>, bool) {
         let mut state = self.lock();
         if state.status.is_none() {
@@ -433,4 +442,36 @@ fn detached() -> MutexGuard<'static, Vec<Arc<OwnedFd>>> {
 /// Reaps those of them that have ended: a zombie is there until somebody collects its status.
 pub(crate) fn reap_detached() {
     detached().retain(|pidfd| status::reap((**pidfd).as_fd()).is_none());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Handed, child};
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+    use std::fs::File;
+
+    type Files = Vec<Handed<File>>;
+
+    /// Returns more than the socket holds at once, because it makes its buffer as small as it can be.
+    fn return_a_lot((): ()) -> Files {
+        set_socket_send_buffer_size(child::CHANNEL.get().unwrap(), 1).unwrap();
+        // Not regular files, so they take a place each.
+        (0..400).map(|_| Handed(File::open("/dev/null").unwrap())).collect()
+    }
+
+    #[test]
+    fn waiting_takes_the_result_out_of_the_way() {
+        let child = Process::spawn(return_a_lot, ()).unwrap();
+        assert_eq!(child.wait(), ExitStatus::Code(0));
+        assert_eq!(child.join().unwrap().len(), 400);
+    }
+
+    #[test]
+    fn a_result_that_nobody_takes_holds_up_nobody_when_the_process_is_detached() {
+        let child = Process::spawn(return_a_lot, ()).unwrap();
+        let pidfd = child.as_fd().try_clone_to_owned().unwrap();
+        child.detach();
+        poll::ready([(pidfd.as_fd(), PollFlags::IN)], None).unwrap();
+    }
 }

@@ -1,9 +1,10 @@
-//! The start method `Spawn`: the executable of this process is started again (`posix_spawn`), and asked over a socket to
-//! call one function.
+//! The start method `Spawn`: the executable of this process is started again (`posix_spawn`), and asked over
+//! a socket to call one function.
 //!
-//! `posix_spawn` costs the same however large this process is, and it is safe in a process with threads. Nothing may
-//! be asked of [`Command`] that makes it fork instead: `pre_exec`, `uid`, `gid`, `groups`. So the socket gets into
-//! the child in the only way that is left: as its standard input, which the child puts right again.
+//! `posix_spawn` costs the same however large this process is, and it is safe in a process with threads.
+//! Nothing may be asked of [`Command`] that makes it fork instead: `pre_exec`, `uid`, `gid`, `groups`. So the
+//! socket gets into the child in the only way that is left: as its standard input, which the child puts right
+//! again.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -65,7 +66,9 @@ pub(crate) fn start(
         return Err(Error::new(
             ErrorKind::NotInitialised,
             "no process can be started: the start-up code of crossproc (a constructor in `.init_array`) has not \
-             run in this process, so it would not run in a child either; the program was linked without it",
+             acted in this process, so it would not in a child either. The program was linked without it, or it \
+             has privileges that its caller does not have (set-user-id, file capabilities): then it takes no \
+             orders from its environment",
         ));
     }
     let depth = depth() + 1;
@@ -82,13 +85,18 @@ pub(crate) fn start(
         ));
     }
     let executable = plan.executable.unwrap_or_else(|| "/proc/self/exe".into());
-    let attempt =
-        Attempt { name: plan.name, executable: executable.display().to_string(), limit: plan.start_timeout };
+    let attempt = Attempt {
+        name: plan.name,
+        executable: executable.display().to_string(),
+        directory: plan.current_dir.as_ref().map(|directory| directory.display().to_string()),
+        limit: plan.start_timeout,
+    };
 
-    let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| attempt.system("making a socket", errno))?;
+    // Before the socket: where there is no standard input, that would take its number.
     let (input, stdin) =
         connect_stdin(plan.stdin).map_err(|error| attempt.system("setting up its standard input", error))?;
+    let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| attempt.system("making a socket", errno))?;
     let request = Request { name: attempt.name.clone(), function, stdin: input.is_some() };
     let descriptors = input.into_iter().chain(handles).collect();
     let mut outgoing = Outgoing::new(Kind::Request, &request, arguments, descriptors)
@@ -123,7 +131,8 @@ pub(crate) fn start(
         }
     };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // std's `Child` neither kills nor reaps when it is dropped. From here the pidfd alone stands for the process.
+    // std's `Child` neither kills nor reaps when it is dropped. From here the pidfd alone stands for the
+    // process.
     drop(child);
 
     let unstarted = Unstarted(Some(pidfd));
@@ -136,6 +145,7 @@ pub(crate) fn start(
 struct Attempt {
     name: String,
     executable: String,
+    directory: Option<String>,
     limit: Duration,
 }
 
@@ -160,13 +170,14 @@ impl Attempt {
                 };
             }
             let events = if sent { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+            let end = (pidfd, PollFlags::IN);
             let waited = if closed {
-                poll::ready([(pidfd, PollFlags::IN)], deadline).map(|[ended]| (false, ended))
+                poll::ready([end], deadline).map(|[ended]| [ended, false])
             } else {
-                poll::ready([(pidfd, PollFlags::IN), (socket, events)], deadline).map(|[e, s]| (s, e))
+                poll::ready([end, (socket, events)], deadline)
             };
-            let (talks, ended) = waited.map_err(|errno| self.system("waiting for it", errno))?;
-            if !talks && !ended {
+            let [ended, talks] = waited.map_err(|errno| self.system("waiting for it", errno))?;
+            if !ended && !talks {
                 return Err(self.timed_out(said_hello));
             }
             while !closed {
@@ -204,7 +215,10 @@ impl Attempt {
 
     fn cannot_start(&self, error: io::Error) -> Error {
         let Self { name, executable, .. } = self;
-        let text = format!("process `{name}` was not started: `{executable}` can not be executed: {error}");
+        // The system does not say which of the two it did not find.
+        let place = self.directory.as_ref().map(|d| format!(" in the directory `{d}`")).unwrap_or_default();
+        let text =
+            format!("process `{name}` was not started: `{executable}` can not be executed{place}: {error}");
         Error::with_source(ErrorKind::CannotStart, text, error)
     }
 
@@ -215,7 +229,7 @@ impl Attempt {
             "is it a program that is linked with crossproc?"
         };
         let executable = &self.executable;
-        let text = format_args!("`{executable}` ended with {status} before it called the function; {advice}");
+        let text = format!("`{executable}` ended with {status} before it called the function; {advice}");
         self.error(ErrorKind::EndedEarly, text)
     }
 
@@ -226,9 +240,9 @@ impl Attempt {
         } else {
             "is it a program that is linked with crossproc?"
         };
-        let text = format_args!(
-            "`{executable}` did not call the function within {limit:?} and was killed; {advice} `start_timeout` sets \
-             the limit",
+        let text = format!(
+            "`{executable}` did not call the function within {limit:?} and was killed; {advice} `start_timeout` \
+             sets the limit",
         );
         self.error(ErrorKind::TimedOut, text)
     }

@@ -6,8 +6,8 @@ use std::process;
 
 /// What a standard stream of a child is connected to; see [`Builder::stdin`](crate::Builder::stdin).
 ///
-/// The counterpart of [`std::process::Stdio`], which does not give out the descriptor it holds; the standard input
-/// has to be passed through a socket.
+/// The counterpart of [`std::process::Stdio`], which does not give out the descriptor it holds; the standard
+/// input has to be passed through a socket.
 #[derive(Debug)]
 pub struct Stdio(pub(crate) Connection);
 

@@ -10,12 +10,12 @@
 //! | child  | `Panicked`   | [`Panicked`]        | the message                   |                        |
 //! | child  | `Unsendable` | `String`: why       |                               |                        |
 //!
-//! A message is one packet: 8 bytes [`PREFIX`] and kind, then the [`Envelope`], the head and the body.
-//! A large body travels in a memfd, whose descriptor then comes first. Descriptors that do not fit in the first packet
-//! follow in packets of kind `More` (the kernel's limit is 253 for each).
+//! A message is one packet: 8 bytes [`PREFIX`] and kind, then the [`Envelope`], the head and the body. A
+//! large body travels in a memfd, whose descriptor then comes first. Descriptors that do not fit in the first
+//! packet follow in packets of kind `More` (the kernel's limit is 253 for each).
 //!
-//! The prefix and the kinds stay as they are in all versions, so that two programs with different
-//! versions of this crate can tell each other so.
+//! The prefix and the kinds stay as they are in all versions, so that two programs with different versions of
+//! this crate can tell each other so.
 
 use std::collections::VecDeque;
 use std::fs::File;

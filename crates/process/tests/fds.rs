@@ -1,4 +1,5 @@
-//! Descriptors are counted here, so this is one test in a program of its own: tests beside it would open some.
+//! Descriptors are counted here, so this is one test in a program of its own: tests beside it would open
+//! some.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, UdpSocket};

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind as IoErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +33,11 @@ fn double(n: u64) -> u64 {
     2 * n
 }
 
+/// Past libtest, which would keep it to itself.
+fn not_run(reason: &str) {
+    std::io::stderr().write_all(format!("not run: {reason}\n").as_bytes()).unwrap();
+}
+
 /// For processes that are to panic: their message does not get between those of the tests.
 fn quiet() -> Builder {
     Process::builder().stderr(Stdio::null())
@@ -48,8 +55,9 @@ impl Directory {
         Self(path)
     }
 
-    /// A copy of the running test program. Made by another process: a file that is open for writing can not be
-    /// executed, and any process that another test starts at this moment has a copy of our descriptors for an instant.
+    /// A copy of the running test program. Made by another process: a file that is open for writing can not
+    /// be executed, and any process that another test starts at this moment has a copy of our descriptors for
+    /// an instant.
     fn copy_of_this_program(&self) -> PathBuf {
         let copy = self.0.join("program");
         let this = std::env::current_exe().unwrap();
@@ -280,18 +288,6 @@ fn any_number_of_threads_may_wait() {
 }
 
 #[test]
-fn waiting_takes_the_result_out_of_the_way() {
-    // More messages than the socket holds: the child can only end if they are received.
-    fn send_many((): ()) -> Vec<Handed<OwnedFd>> {
-        let null = File::open("/dev/null").unwrap();
-        (0..4000).map(|_| Handed(OwnedFd::from(null.try_clone().unwrap()))).collect()
-    }
-    let child = Process::spawn(send_many, ()).unwrap();
-    assert_eq!(child.wait(), ExitStatus::Code(0));
-    assert_eq!(child.join().unwrap().len(), 4000);
-}
-
-#[test]
 fn a_status_that_somebody_else_collected_is_unknown_and_not_a_hang() {
     fn steal((): ()) -> (bool, bool) {
         let child = Process::spawn(double, 1).unwrap();
@@ -371,6 +367,18 @@ fn a_program_that_is_not_there_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::CannotStart);
     assert!(error.to_string().contains("`/no/such/program` can not be executed: No such file"), "{error}");
     assert!(std::error::Error::source(&error).is_some());
+}
+
+#[test]
+fn a_name_or_directory_that_can_not_be_is_an_error() {
+    for name in ["x".repeat(256), "a\0b".to_owned()] {
+        let error = Process::builder().name(name).spawn(double, 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidName);
+    }
+    assert_eq!(Process::builder().name("x".repeat(255)).spawn(double, 1).unwrap().join().unwrap(), 2);
+    let error = start_error(Process::builder().current_dir("/no/such/directory").spawn(double, 1));
+    assert_eq!(error.kind(), ErrorKind::CannotStart);
+    assert!(error.to_string().contains("in the directory `/no/such/directory`"), "{error}");
 }
 
 #[test]
@@ -668,6 +676,32 @@ fn the_marker_alone_makes_no_child_and_runs_no_main() {
 }
 
 #[test]
+fn a_program_with_privileges_takes_no_orders_from_its_environment() {
+    if !rustix::process::getuid().is_root() {
+        return not_run("only root can make a set-user-id program for another user");
+    }
+    let directory = Directory::new();
+    let program = directory.copy_of_this_program();
+    fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    let nobody = 65534;
+    let output = Command::new(&program)
+        .uid(nobody)
+        .arg("--list")
+        .env("CROSSPROC_CHILD", "1")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    if error.contains("remove it from the environment") {
+        return not_run("programs in the directory for temporary files can not be set-user-id (nosuid)");
+    }
+    assert!(output.status.success(), "{error}");
+    let list = String::from_utf8(output.stdout).unwrap();
+    assert!(list.contains("a_program_with_privileges_takes_no_orders"), "main has run: {list}");
+}
+
+#[test]
 fn foreign_bytes_are_not_a_request() {
     let garbage: [&[u8]; 4] = [b"x", b"xproc\0\x01\x02", b"xproc\0\xff\x02", &[0xff; 3000]];
     for bytes in garbage {
@@ -716,7 +750,7 @@ fn available_parallelism_respects_a_cgroup_quota() {
         available_parallelism().get()
     }
     if available_parallelism().get() < 2 {
-        println!("not run: one processor is available, so that a quota of one would change nothing");
+        not_run("one processor is available, so that a quota of one would change nothing");
         return;
     }
     let name = format!("crossproc-test-{}", std::process::id());
@@ -736,5 +770,5 @@ fn available_parallelism_respects_a_cgroup_quota() {
             return;
         }
     }
-    println!("not run: no cgroup with a CPU quota can be made here");
+    not_run("no cgroup with a CPU quota can be made here");
 }

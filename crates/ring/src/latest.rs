@@ -19,8 +19,8 @@
 //!
 //! Memory ordering. The writer's odd mark is stored before the data (release fence between them): a reader that
 //! saw any word of a newer write synchronises with that fence through its own acquire fence and must see the odd
-//! mark (or something later) when it checks again. The even mark and `latest` are Release stores read with
-//! Acquire: a reader that sees them sees the data.
+//! mark (or something later) when it checks again. `latest` is a Release store read with Acquire: a reader that
+//! sees it sees the data and the even mark stored before it.
 //!
 //! Sources: the sequence lock as in H. Boehm, "Can seqlocks get along with programming language memory models?"
 //! (MSPC 2012), with several copies so that readers are not starved by one writer.
@@ -46,7 +46,9 @@ pub struct Unsteady;
 
 impl core::fmt::Display for Unsteady {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("the value changed faster than it could be read, or its words in shared memory are corrupt")
+        f.write_str(
+            "the value changed faster than it could be read, or its words in shared memory are corrupt",
+        )
     }
 }
 
@@ -97,9 +99,9 @@ impl<'a> Latest<'a> {
     /// One try: false if the copy is not (or no longer) the one that `latest` named.
     #[inline]
     fn try_get(&self, out: &mut [u64]) -> bool {
-        let named = self.latest.load(Ordering::Acquire); // mutant: equivalent, because the sequence below must match and is itself read with Acquire
+        let named = self.latest.load(Ordering::Acquire);
         let Some((sequence, data)) = self.copy(named) else { return false };
-        if sequence.load(Ordering::Acquire) != named >> 2 {
+        if sequence.load(Ordering::Relaxed) != named >> 2 {
             return false;
         }
         for (to, from) in out.iter_mut().zip(data) {
@@ -128,8 +130,8 @@ impl<'a> Latest<'a> {
             to.store(*from, Ordering::Relaxed);
         }
         let even = odd.wrapping_add(1);
-        sequence.store(even, Ordering::Release);
-        self.latest.store(even << 2 | next as u64, Ordering::Release); // mutant: equivalent, because the sequence stored before it is Release and must match
+        sequence.store(even, Ordering::Relaxed);
+        self.latest.store(even << 2 | next as u64, Ordering::Release);
     }
 
     /// Sequence and data of the copy that `named` names, if there is such a copy.

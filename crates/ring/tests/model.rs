@@ -16,7 +16,12 @@ use loom::thread;
 const WORDS: usize = 2;
 
 /// Runs the model, prints and asserts how much was explored, and returns what was seen.
-fn explore(name: &str, floor: usize, bound: usize, f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static) -> BTreeSet<Vec<u64>> {
+fn explore(
+    name: &str,
+    floor: usize,
+    bound: usize,
+    f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static,
+) -> BTreeSet<Vec<u64>> {
     let (runs, seen) = (StdArc::new(AtomicUsize::new(0)), StdArc::new(StdMutex::new(BTreeSet::new())));
     let (count, outcomes) = (StdArc::clone(&runs), StdArc::clone(&seen));
     let mut model = loom::model::Builder::new();

@@ -1,23 +1,23 @@
 //! File descriptors that travel beside serialised bytes.
 //!
 //! A handle (a segment, a queue, a file) can not be written down as bytes: what makes it valid in another
-//! process is a file descriptor, and those are passed by the kernel (`SCM_RIGHTS`). So a handle serialises
-//! as an *index* into a table of descriptors, and the one who sends the bytes sends the table beside them.
-//! The table belongs to the calling thread for the time of one call:
+//! process is a file descriptor, and those are passed by the kernel (`SCM_RIGHTS`). So a handle serialises as
+//! an *index* into a table of descriptors, and the one who sends the bytes sends the table beside them. The
+//! table belongs to the calling thread for the time of one call:
 //!
 //! * [`pack`] runs a serialiser; `Serialize` impls call [`put`]; the table comes out with the result.
 //! * [`unpack`] takes a table and runs a deserialiser; `Deserialize` impls call [`take`].
 //!
-//! Outside of such a call [`put`] and [`take`] fail, so a handle that somebody tries to write to a file
-//! is an error there and not a number without a meaning.
+//! Outside of such a call [`put`] and [`take`] fail, so a handle that somebody tries to write to a file is an
+//! error there and not a number without a meaning.
 //!
-//! Serde's errors can not be relied on to keep a text (postcard's do not), so [`put`] and [`take`] note theirs
-//! for the one who called [`pack`] or [`unpack`]: see [`last_error`]. A handle that can fail for other reasons notes them
-//! with [`ser_error`] and [`de_error`].
+//! Serde's errors can not be relied on to keep a text (postcard's do not), so [`put`] and [`take`] note
+//! theirs for the one who called [`pack`] or [`unpack`]: see [`last_error`]. A handle that can fail for other
+//! reasons notes them with [`ser_error`] and [`de_error`].
 //!
-//! Calls nest like a stack: an inner `pack` (a handle whose serialisation packs something of its own) has
-//! a table of its own, and the outer table is in place again when it ends, by a return or by a panic.
-//! The tables of `pack` and `unpack` are independent of each other.
+//! Calls nest like a stack: an inner `pack` (a handle whose serialisation packs something of its own) has a
+//! table of its own, and the outer table is in place again when it ends, by a return or by a panic. The
+//! tables of `pack` and `unpack` are independent of each other.
 //!
 //! ```
 //! use crossproc_segment::handover::{Handed, pack, unpack};
@@ -60,11 +60,11 @@ struct Outbox {
     identities: Vec<Option<Identity>>,
 }
 
-/// Two descriptors with equal identities can stand for each other at the receiver: the same file, opened
-/// for the same access.
+/// Two descriptors with equal identities can stand for each other at the receiver: the same file, opened for
+/// the same access.
 ///
-/// Only regular files (a memfd is one) have an identity. Other descriptors must not be merged by inode:
-/// all eventfds, timerfds and epolls of a machine share one, and both ends of a pipe do.
+/// Only regular files (a memfd is one) have an identity. Other descriptors must not be merged by inode: all
+/// eventfds, timerfds and epolls of a machine share one, and both ends of a pipe do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -125,8 +125,8 @@ pub fn put(descriptor: impl AsFd) -> Result<u32, HandoverError> {
 ///
 /// # Errors
 ///
-/// [`HandoverError`] outside of [`unpack`], for an index that the table does not have, and when the
-/// process has no descriptor left.
+/// [`HandoverError`] outside of [`unpack`], for an index that the table does not have, and when the process
+/// has no descriptor left.
 pub fn take(index: u32) -> Result<OwnedFd, HandoverError> {
     let descriptor = INBOXES.with_borrow(|inboxes| {
         let inbox = inboxes.last().ok_or(HandoverError(Cause::NoScope))?;
@@ -188,9 +188,9 @@ impl<T> Drop for Scope<T> {
 
 /// A descriptor that can be an argument or a result: serialises by [`put`], deserialises by [`take`].
 ///
-/// `T` is anything that is a descriptor: `OwnedFd`, `File`, `TcpStream`, `UnixDatagram`, `ChildStdin`.
-/// The receiver has to know what it gets: the kernel does not check that what arrives as a `TcpStream`
-/// is one, its calls then fail.
+/// `T` is anything that is a descriptor: `OwnedFd`, `File`, `TcpStream`, `UnixDatagram`, `ChildStdin`. The
+/// receiver has to know what it gets: the kernel does not check that what arrives as a `TcpStream` is one,
+/// its calls then fail.
 #[derive(Debug)]
 pub struct Handed<T>(pub T);
 

@@ -49,10 +49,11 @@
 //!
 //! Memory ordering. The only thing others may rely on is that what a holder did is visible to the next holder:
 //! the release of `word` (Release) pairs with the acquiring compare-and-swap (Acquire). For a dead holder the
-//! kernel stands between: its proof, or its mark, comes after all that the dead thread did. `owner` is read
-//! after `word` (Acquire): one that reads T without OWNER_DIED sees either the 0 that the last release stored
-//! before it (Release), or the identity stored before OWNER_DIED was cleared (Release), or a later value. Tickets
-//! are compare-and-swaps; what is read under one (Acquire) is at least as new as what the one before it left.
+//! kernel stands between: its proof, or its mark, comes after all that the dead thread did, and whoever has seen
+//! the proof has seen all that. Tickets need one thing more: who has read T in the word (Acquire) must not succeed
+//! in replacing an `owner` that is older than that. So T stores `owner` before it clears OWNER_DIED (Release), and 0
+//! before it releases the word (Release). For the rest `owner` may be read stale: the compare-and-swap then fails.
+//! (loom executes stores in modification order and so can not see that this is needed.)
 //!
 //! Sources: Linux `Documentation/locking/robust-futex-ABI.rst` and `kernel/futex/core.c` (what the kernel does
 //! at a thread's death); U. Drepper, "Futexes are tricky" (the three-state mutex).
@@ -167,7 +168,8 @@ impl LockWords {
         }
         let pending = live.announce(&self.word);
         self.owner.store(0, Ordering::Relaxed);
-        let alone = held == tid && self.word.compare_exchange(tid, 0, Ordering::Release, Ordering::Relaxed).is_ok();
+        let alone =
+            held == tid && self.word.compare_exchange(tid, 0, Ordering::Release, Ordering::Relaxed).is_ok();
         if !alone {
             self.unlock_contended(live, tid);
         }
@@ -189,7 +191,7 @@ impl LockWords {
         }
         self.depth.store(0, Ordering::Relaxed);
         self.owner.store(live.me().bits(), Ordering::Relaxed);
-        self.word.fetch_and(!OWNER_DIED, Ordering::Release);
+        self.word.fetch_and(!OWNER_DIED, Ordering::Release); // mutant: equivalent, because loom executes stores in modification order
         self.settle(live, pending)
     }
 
@@ -221,13 +223,17 @@ impl LockWords {
             Err(why)
         };
         loop {
-            let mut seen = self.word.load(Ordering::Acquire);
+            let mut seen = self.word.load(Ordering::Acquire); // mutant: equivalent, because loom executes stores in modification order
             if seen & TID == 0 {
                 // Who slept keeps WAITERS in the word: others may still be asleep.
                 let taken = seen & (WAITERS | OWNER_DIED) | tid | slept;
                 if self.word.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     let dead = seen & OWNER_DIED != 0;
-                    return Ok(if dead { self.own_from_the_dead(live, pending) } else { self.own(live, pending) });
+                    return Ok(if dead {
+                        self.own_from_the_dead(live, pending)
+                    } else {
+                        self.own(live, pending)
+                    });
                 }
                 continue;
             }
@@ -247,7 +253,7 @@ impl LockWords {
                 }
                 seen = asked;
             }
-            let bits = self.owner.load(Ordering::Acquire);
+            let bits = self.owner.load(Ordering::Relaxed);
             let holder = named(bits);
             // Our own token would wake us only to die, in the place of somebody who could act.
             let token = holder.filter(|&owner| owner != live.me()).and_then(|owner| live.token(owner));
@@ -255,8 +261,13 @@ impl LockWords {
             if let (true, Some((word, _))) = (dying, token) {
                 live.wake(word, u32::MAX); // the kernel woke one sleeper: that one wakes the rest
             }
-            let ask = dying || slept != 0 || wait.is_none() || seen & TID == tid || (token.is_none() && holder.is_some());
-            if ask && self.take_over(live, tid, seen, bits) {
+            let ask = dying
+                || slept != 0
+                || wait.is_none()
+                || seen & TID == tid
+                || (token.is_none() && holder.is_some());
+            let dead = ask && holder.is_some_and(|owner| live.is_dead(owner));
+            if ask && (dead || holder.is_none()) && self.take_over(live, tid, seen, bits) {
                 return Ok(self.own_from_the_dead(live, pending));
             }
             // Only here, with WAITERS set and the token passed on, does giving up strand nobody.
@@ -267,17 +278,17 @@ impl LockWords {
             }
             slept = WAITERS;
             match holder {
-                Some(owner) if dying => live.await_proof(owner, until),
-                // The holder is between two steps: it will have a name soon.
-                None => {
-                    let soon = earlier(until, now.saturating_add(SLICE_WINDOW));
-                    live.wait(&self.word, seen, None, Some(soon));
-                }
-                Some(_) => {
+                Some(owner) if dying && !dead => live.await_proof(owner, until),
+                Some(_) if !dead => {
                     live.wait(&self.word, seen, token, Some(earlier(until, now.saturating_add(slice))));
                     if token.is_some() {
                         slice = (slice * 2).min(SLICE_MAX);
                     }
+                }
+                // The holder is between two steps: soon `owner` will have its name.
+                _ => {
+                    let soon = earlier(until, now.saturating_add(SLICE_WINDOW));
+                    live.wait(&self.word, seen, None, Some(soon));
                 }
             }
             if let Some((word, alive)) = token {
@@ -302,36 +313,35 @@ impl LockWords {
 
     /// Takes the word from a thread that is proven to be no more. On success the word has our TID and OWNER_DIED.
     ///
-    /// `seen` and `bits` are word and owner as they were read, in this order.
+    /// `seen` and `bits` are word and owner as they were read, in this order. If `bits` names a participant, it is
+    /// proven dead.
     fn take_over<L: Liveness>(&self, live: &L, tid: u32, seen: u32, bits: u64) -> bool {
-        if named(bits).is_some_and(|owner| !live.is_dead(owner)) {
-            return false;
-        }
         let unchanged = |word: u32| (word ^ seen) & !WAITERS == 0;
         let thread_gone = || seen & TID == tid || !live.thread_exists(seen & TID);
         // A dead holder's name proves its thread dead, but only in a word that has not changed since.
         let recovers = seen & OWNER_DIED == 0 && names_a_holder(bits);
-        let proven = if recovers { unchanged(self.word.load(Ordering::Acquire)) } else { thread_gone() };
-        if !proven {
+        let again = self.word.load(Ordering::Acquire); // mutant: equivalent, because loom executes stores in modification order
+        if !(if recovers { unchanged(again) } else { thread_gone() }) {
             return false;
         }
         let ticket = live.me().bits() | if names_a_holder(bits) { RECOVERING } else { SUSPECTING };
-        if self.owner.compare_exchange(bits, ticket, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if self.owner.compare_exchange(bits, ticket, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return false;
         }
+        // Relaxed: read-modify-writes see the newest value, and the proof has put us after all that the dead one did.
         // With the ticket nobody else takes over. A suspicion is proven once more under it: the id may have gone to
         // a newborn which got the lock in an orderly way.
-        let mut word = self.word.load(Ordering::Acquire);
+        let mut word = self.word.load(Ordering::Relaxed);
         if recovers || (unchanged(word) && thread_gone()) {
             while unchanged(word) {
                 let taken = tid | OWNER_DIED | WAITERS;
-                match self.word.compare_exchange(word, taken, Ordering::Acquire, Ordering::Acquire) {
+                match self.word.compare_exchange(word, taken, Ordering::Relaxed, Ordering::Relaxed) {
                     Ok(_) => return true,
                     Err(now) => word = now,
                 }
             }
         }
-        let _ = self.owner.compare_exchange(ticket, bits, Ordering::Release, Ordering::Relaxed);
+        let _ = self.owner.compare_exchange(ticket, bits, Ordering::Relaxed, Ordering::Relaxed);
         false
     }
 

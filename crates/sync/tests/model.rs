@@ -17,7 +17,12 @@ use loom::sync::Arc;
 use loom::thread;
 
 /// Runs the model, prints and asserts how much was explored, and returns what was seen.
-fn explore(name: &str, floor: usize, bound: usize, f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static) -> BTreeSet<Vec<u64>> {
+fn explore(
+    name: &str,
+    floor: usize,
+    bound: usize,
+    f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static,
+) -> BTreeSet<Vec<u64>> {
     let (runs, seen) = (StdArc::new(AtomicUsize::new(0)), StdArc::new(StdMutex::new(BTreeSet::new())));
     let (count, outcomes) = (StdArc::clone(&runs), StdArc::clone(&seen));
     let mut model = loom::model::Builder::new();
@@ -109,8 +114,9 @@ fn a_failed_try_changes_nothing() {
         match tried {
             Ok(marks) => {
                 assert!(marks.is_clean());
-                assert_eq!(guarded.lock.try_lock(&me), Err(LockFailure::WouldDeadlock));
+                // First the data: looking at the word again would order us after its last holder by itself.
                 guarded.data.with_mut(|data| unsafe { *data += 1 });
+                assert_eq!(guarded.lock.try_lock(&me), Err(LockFailure::WouldDeadlock));
                 guarded.lock.unlock(&me);
             }
             Err(failure) => assert_eq!(failure, LockFailure::WouldBlock),
@@ -137,17 +143,21 @@ fn a_death_anywhere_is_survived_and_reported_exactly() {
                         let process = Process::new(&kernel, 1);
                         let outer = LockWords::default();
                         let held = Cell::new(0);
-                        process.run_until_killed(accesses, &[guarded.lock.futex_word(), outer.futex_word()], || {
-                            if inner {
-                                outer.lock(&process, None).expect("free");
-                            }
-                            guarded.lock.lock(&process, None).expect("no deadline");
-                            held.set(1);
-                            guarded.data.with_mut(|data| unsafe { *data += 1 });
-                            held.set(2);
-                            guarded.lock.unlock(&process);
-                            held.set(3);
-                        });
+                        process.run_until_killed(
+                            accesses,
+                            &[guarded.lock.futex_word(), outer.futex_word()],
+                            || {
+                                if inner {
+                                    outer.lock(&process, None).expect("free");
+                                }
+                                guarded.lock.lock(&process, None).expect("no deadline");
+                                held.set(1);
+                                guarded.data.with_mut(|data| unsafe { *data += 1 });
+                                held.set(2);
+                                guarded.lock.unlock(&process);
+                                held.set(3);
+                            },
+                        );
                         held.get()
                     })
                 };
@@ -168,5 +178,29 @@ fn a_death_anywhere_is_survived_and_reported_exactly() {
             assert!(reported.contains(&outcome[..]), "{what}: never seen in {reported:?}");
         }
         assert!(!reported.contains(&[3, 1][..]), "reported although it had released: {reported:?}");
+    }
+}
+
+/// One has died with the lock; of two who come, one inherits it while the other looks.
+#[test]
+fn a_lock_is_inherited_once() {
+    for inner in [false, true] {
+        let name = if inner { "lock_inheritance_inner" } else { "lock_inheritance" };
+        explore(name, 100, 2, move |_| {
+            let (kernel, guarded) = (Kernel::new(), Guarded::new());
+            let (victim, outer) = (Process::new(&kernel, 1), LockWords::default());
+            if inner {
+                outer.lock(&victim, None).expect("free");
+            }
+            guarded.lock.lock(&victim, None).expect("free");
+            victim.die(&[guarded.lock.futex_word(), outer.futex_word()]);
+            let heir = {
+                let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
+                thread::spawn(move || guarded.add_one(&Process::new(&kernel, 2)))
+            };
+            let reports = guarded.add_one(&Process::new(&kernel, 3)) + heir.join().expect("ends well");
+            assert_eq!(reports, 1, "exactly one is told");
+            guarded.data.with(|data| assert_eq!(unsafe { *data }, 2));
+        });
     }
 }

@@ -18,7 +18,8 @@
 //! slices by its caller. Nobody repairs anything.
 //!
 //! Ordering: the sleeper's announcement and the waker's change are each followed by a full fence before the
-//! other side's word is read, so one of the two sees the other (store buffering is excluded).
+//! other side's word is read, so one of the two sees the other (store buffering is excluded). All accesses here are
+//! Relaxed: a sleeper that read a bumped `seq` has the waker's fence before it and its own behind it.
 
 use crate::{AtomicU32, Deadline, Ordering, Platform, fence, fence_after_rmw};
 
@@ -38,12 +39,15 @@ pub struct Ticket(u32);
 impl EventCount {
     /// Announces a sleeper. Re-check the condition after this and before [`sleep`](Self::sleep).
     pub fn listen(&self) -> Ticket {
-        let seq = self.seq.load(Ordering::Acquire);
+        let seq = self.seq.load(Ordering::Relaxed);
         let mut seen = self.waiters.load(Ordering::Relaxed);
         // One read-modify-write; a CAS loop because no single instruction adds and sets a bit.
-        while let Err(now) =
-            self.waiters.compare_exchange(seen, seen.wrapping_add(2) | 1, Ordering::AcqRel, Ordering::Relaxed)
-        {
+        while let Err(now) = self.waiters.compare_exchange(
+            seen,
+            seen.wrapping_add(2) | 1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        ) {
             seen = now;
         }
         fence_after_rmw();
@@ -79,7 +83,7 @@ impl EventCount {
 
     #[cold]
     fn wake_all(&self, platform: &impl Platform, seen: u32) {
-        self.seq.fetch_add(1, Ordering::Release);
+        self.seq.fetch_add(1, Ordering::Relaxed);
         if platform.wake(&self.seq, u32::MAX) == 0 {
             // Nobody slept: drop the flag unless a new sleeper has announced itself. Losing the race is fine.
             let _ = self.waiters.compare_exchange(seen, seen & !1, Ordering::Relaxed, Ordering::Relaxed);

@@ -104,5 +104,5 @@ pub(crate) fn resolve(name: &str, expected: &str) -> Result<Callable, Refused> {
     }
     // A child makes one call.
     let call = registry.swap_remove(place).call;
-    Ok(Box::new(move |arguments| call(arguments)))
+    Ok(Box::new(call))
 }

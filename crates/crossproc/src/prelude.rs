@@ -1,0 +1,9 @@
+//! What most programs need: `use crossproc::prelude::*;`
+//!
+//! The types, and the two traits whose methods are called on them: [`Objects`] (`segment.value("name", ..)`)
+//! and [`Guard`] (`guard.mark_consistent()`). Errors are not in it, except the one that carries a guard.
+
+#[doc(no_inline)]
+pub use crate::{
+    Array, Guard, Lock, LockError, Mutex, Objects, Plain, Process, RLock, RawArray, RawValue, Segment, Value,
+};

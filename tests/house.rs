@@ -37,7 +37,12 @@ const MACRO_TIME: &[&str] = &["proc-macro2", "quote", "syn"];
 const ROOMS: &[&str] = &[
     "crates/atomic/src/linux.rs",
     "crates/atomic/src/share.rs",
+    "crates/primitives/src/array.rs",
+    "crates/primitives/src/cells.rs",
     "crates/primitives/src/mutex.rs",
+    "crates/process/src/entry.rs",
+    "crates/process/src/hook.rs",
+    "crates/process/src/linux.rs",
     "crates/segment/src/adopt.rs",
     "crates/segment/src/helper.rs",
     "crates/segment/src/map.rs",
@@ -45,15 +50,23 @@ const ROOMS: &[&str] = &[
     "crates/segment/src/place.rs",
 ];
 
-/// Files of libraries that name the machine's atomics or `UnsafeCell`. All others take them from
+/// Files of libraries that name the machine's atomics or `UnsafeCell`. All others take their words from
 /// `crossproc-atomic`, or loom could not take their place.
 const ATOMICS: &[&str] = &[
+    // The words themselves.
     "crates/atomic/src/lib.rs",
     "crates/atomic/src/linux.rs",
     "crates/atomic/src/machine.rs",
+    // Payload between words.
+    "crates/segment/src/place.rs",
+    // Words of one process alone, never in a segment.
+    "crates/process/src/builder.rs",
+    "crates/process/src/current.rs",
+    "crates/process/src/hook.rs",
     "crates/segment/src/helper.rs",
     "crates/segment/src/per_process.rs",
-    "crates/segment/src/place.rs",
+    // A test.
+    "crates/segment/src/corruption.rs",
 ];
 
 const ARCHITECTURE_LINES: usize = 150;

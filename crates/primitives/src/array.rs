@@ -74,7 +74,10 @@ fn array_spec<T: Plain>(kind: ObjectKind, header: u64, len: usize) -> Result<Obj
     }
     let bytes = (len as u64).checked_mul(size_of::<T>() as u64).and_then(|bytes| bytes.checked_add(header));
     let bytes = bytes.ok_or_else(|| {
-        Error::new(ErrorKind::TooLarge, format!("{len} elements of {} bytes are more than any memory", size_of::<T>()))
+        Error::new(
+            ErrorKind::TooLarge,
+            format!("{len} elements of {} bytes are more than any memory", size_of::<T>()),
+        )
     })?;
     Ok(spec::<T>(kind, len as u64, bytes))
 }
@@ -305,7 +308,10 @@ impl<T: Plain + AnyBitPattern> Array<T> {
     /// # Errors
     ///
     /// See [`LockError`]; never `WouldBlock`.
-    pub fn lock_deadline(&self, deadline: Instant) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
+    pub fn lock_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         self.wait(Wait::deadline(deadline))
     }
 

@@ -30,7 +30,10 @@ impl<T: Plain> Cells<T> {
     /// `bytes` must be aligned for `T` and a whole number of elements.
     pub(crate) fn new(bytes: PlacedSlice<AtomicU8>) -> Self {
         let len = bytes.len().checked_div(size_of::<T>()).unwrap_or(0);
-        assert!(bytes.as_ptr().cast::<T>().is_aligned() && len * size_of::<T>() == bytes.len(), "whole elements");
+        assert!(
+            bytes.as_ptr().cast::<T>().is_aligned() && len * size_of::<T>() == bytes.len(),
+            "whole elements"
+        );
         Self { bytes, len, element: PhantomData }
     }
 
@@ -55,9 +58,15 @@ impl<T: Plain> Cells<T> {
                 unsafe {
                     match Self::UNIT {
                         1 => to.copy_from_slice(&[AtomicU8::from_ptr(from).load(Ordering::Relaxed)]),
-                        2 => to.copy_from_slice(&AtomicU16::from_ptr(from.cast()).load(Ordering::Relaxed).to_ne_bytes()),
-                        4 => to.copy_from_slice(&AtomicU32::from_ptr(from.cast()).load(Ordering::Relaxed).to_ne_bytes()),
-                        _ => to.copy_from_slice(&AtomicU64::from_ptr(from.cast()).load(Ordering::Relaxed).to_ne_bytes()),
+                        2 => to.copy_from_slice(
+                            &AtomicU16::from_ptr(from.cast()).load(Ordering::Relaxed).to_ne_bytes(),
+                        ),
+                        4 => to.copy_from_slice(
+                            &AtomicU32::from_ptr(from.cast()).load(Ordering::Relaxed).to_ne_bytes(),
+                        ),
+                        _ => to.copy_from_slice(
+                            &AtomicU64::from_ptr(from.cast()).load(Ordering::Relaxed).to_ne_bytes(),
+                        ),
                     }
                 }
             }
@@ -77,10 +86,15 @@ impl<T: Plain> Cells<T> {
                 unsafe {
                     match Self::UNIT {
                         1 => AtomicU8::from_ptr(to).store(word[0], Ordering::Relaxed),
-                        2 => AtomicU16::from_ptr(to.cast()).store(u16::from_ne_bytes([word[0], word[1]]), Ordering::Relaxed),
-                        4 => AtomicU32::from_ptr(to.cast())
-                            .store(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]), Ordering::Relaxed),
-                        _ => AtomicU64::from_ptr(to.cast()).store(u64::from_ne_bytes(word), Ordering::Relaxed),
+                        2 => AtomicU16::from_ptr(to.cast())
+                            .store(u16::from_ne_bytes([word[0], word[1]]), Ordering::Relaxed),
+                        4 => AtomicU32::from_ptr(to.cast()).store(
+                            u32::from_ne_bytes([word[0], word[1], word[2], word[3]]),
+                            Ordering::Relaxed,
+                        ),
+                        _ => {
+                            AtomicU64::from_ptr(to.cast()).store(u64::from_ne_bytes(word), Ordering::Relaxed)
+                        }
                     }
                 }
             }
@@ -88,7 +102,12 @@ impl<T: Plain> Cells<T> {
     }
 
     /// Replaces a one-unit element by compare-and-swap: `Ok` if it was `current` (bit for bit), else what it was.
-    pub(crate) fn compare_exchange(&self, at: usize, current: T, new: T) -> Result<(), Result<T, InvalidBits>> {
+    pub(crate) fn compare_exchange(
+        &self,
+        at: usize,
+        current: T,
+        new: T,
+    ) -> Result<(), Result<T, InvalidBits>> {
         const { assert!(Self::IS_ONE_UNIT, "only elements that fit one atomic can be compared and exchanged") };
         let (mut old, mut next) = ([0_u64], [0_u64]);
         to_words(&current, &mut old);

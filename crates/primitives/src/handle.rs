@@ -46,10 +46,14 @@ impl<W: Shared> Handle<W> {
     /// The object alone, in an anonymous segment.
     pub(crate) fn anonymous(spec: &ObjectSpec, first: impl FnOnce(&Fresh<'_>)) -> Result<Self, Error> {
         let len = usize::try_from(spec.bytes).map_err(|_| {
-            Error::new(ErrorKind::TooLarge, format!("{} bytes are more than this machine can address", spec.bytes))
+            Error::new(
+                ErrorKind::TooLarge,
+                format!("{} bytes are more than this machine can address", spec.bytes),
+            )
         })?;
         let segment = SegmentOptions::new().objects(1).anonymous(len)?;
-        let object = segment.create_object("it", spec, |mapping, offset| first(&Fresh { mapping, offset }))?;
+        let object =
+            segment.create_object("it", spec, |mapping, offset| first(&Fresh { mapping, offset }))?;
         Self::of(segment, object)
     }
 

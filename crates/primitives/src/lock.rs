@@ -148,7 +148,9 @@ pub struct NotHeld;
 
 impl std::fmt::Display for NotHeld {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the calling thread does not hold the lock (released too many times, or by another thread)")
+        f.write_str(
+            "the calling thread does not hold the lock (released too many times, or by another thread)",
+        )
     }
 }
 

@@ -120,7 +120,10 @@ impl<T: Plain + AnyBitPattern> Mutex<T> {
     /// # Errors
     ///
     /// See [`LockError`]; never `WouldBlock`.
-    pub fn lock_deadline(&self, deadline: Instant) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
+    pub fn lock_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         self.wait(Wait::deadline(deadline))
     }
 

@@ -182,7 +182,10 @@ impl Drop for RLockGuard<'_> {
 
 impl std::fmt::Debug for RLock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RLock").field("lock", &self.lock).field("depth", &self.lock.handle.words.depth()).finish()
+        f.debug_struct("RLock")
+            .field("lock", &self.lock)
+            .field("depth", &self.lock.handle.words.depth())
+            .finish()
     }
 }
 

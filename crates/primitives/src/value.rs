@@ -253,7 +253,10 @@ impl<T: Plain> Value<T> {
     /// # Errors
     ///
     /// See [`LockError`]; never `WouldBlock`.
-    pub fn lock_deadline(&self, deadline: Instant) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
+    pub fn lock_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         self.wait(Wait::deadline(deadline))
     }
 

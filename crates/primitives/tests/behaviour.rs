@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crossproc_primitives::{AccessError, Array, Lock, LockError, Mutex, Objects, RLock, RawArray, RawValue, Value};
+use crossproc_primitives::{
+    AccessError, Array, Lock, LockError, Mutex, Objects, RLock, RawArray, RawValue, Value,
+};
 use crossproc_segment::{ErrorKind, Segment, SegmentOptions};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -23,7 +25,11 @@ fn a_lock_is_held_until_its_guard_goes() -> Outcome {
             let deadline = Instant::now() + Duration::from_millis(30);
             assert_eq!(lock.lock_deadline(deadline).err(), Some(LockError::TimedOut));
             assert!(Instant::now() >= deadline, "gave up early");
-            assert_eq!(lock.lock_deadline(deadline).err(), Some(LockError::TimedOut), "a deadline in the past");
+            assert_eq!(
+                lock.lock_deadline(deadline).err(),
+                Some(LockError::TimedOut),
+                "a deadline in the past"
+            );
         });
     });
     drop(guard);
@@ -103,8 +109,10 @@ fn an_rlock_is_free_when_its_last_guard_is() -> Outcome {
     let guards = [lock.lock()?, lock.try_lock()?, lock.lock_timeout(Duration::ZERO)?];
     for guard in guards {
         assert!(lock.is_mine());
-        std::thread::scope(|s| s.spawn(|| assert_eq!(lock.try_lock().err(), Some(LockError::WouldBlock))).join())
-            .expect("no panic");
+        std::thread::scope(|s| {
+            s.spawn(|| assert_eq!(lock.try_lock().err(), Some(LockError::WouldBlock))).join()
+        })
+        .expect("no panic");
         drop(guard);
     }
     assert!(!lock.is_mine() && !lock.is_locked());
@@ -131,7 +139,10 @@ fn threads_exclude_each_other() -> Outcome {
 
 #[test]
 fn values_of_all_sizes_keep_what_is_set() -> Outcome {
-    fn check<T: crossproc_segment::plain::Plain + PartialEq + std::fmt::Debug>(first: T, second: T) -> Outcome {
+    fn check<T: crossproc_segment::plain::Plain + PartialEq + std::fmt::Debug>(
+        first: T,
+        second: T,
+    ) -> Outcome {
         for value in [Value::new(first)?, Segment::anonymous(64 * 1024)?.value("v", first)?] {
             assert_eq!(value.get()?, first);
             value.set(second)?;
@@ -294,11 +305,13 @@ fn handles_travel_through_a_handover_and_nowhere_else() -> Outcome {
     assert!(postcard::to_allocvec(&array).is_err(), "outside of a handover");
     let (bytes, descriptors) = crossproc_segment::handover::pack(|| postcard::to_allocvec(&array));
     let bytes = bytes?;
-    let again: Array<u16> = crossproc_segment::handover::unpack(descriptors, || postcard::from_bytes(&bytes))?;
+    let again: Array<u16> =
+        crossproc_segment::handover::unpack(descriptors, || postcard::from_bytes(&bytes))?;
     again.set(1, 9)?;
     assert_eq!(array.to_vec()?, [1, 9]);
     let (_, descriptors) = crossproc_segment::handover::pack(|| postcard::to_allocvec(&array));
-    let other = crossproc_segment::handover::unpack(descriptors, || postcard::from_bytes::<Array<u32>>(&bytes));
+    let other =
+        crossproc_segment::handover::unpack(descriptors, || postcard::from_bytes::<Array<u32>>(&bytes));
     assert!(other.is_err(), "another type");
     Ok(())
 }

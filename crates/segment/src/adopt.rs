@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crossproc_atomic::process_stamp;
 
@@ -22,21 +22,24 @@ use crate::segment::{Core, Segment};
 impl Segment {
     /// Makes a segment of memory that is shared by other means, or attaches to the one in it.
     ///
-    /// All-zero memory becomes a segment with the tables of [`SegmentOptions::new`]; several processes may adopt the same
-    /// memory at the same moment. `keep` is dropped when this process no longer uses the memory. A forked child never drops
-    /// its copy: in many libraries that would take the memory away from its parent.
+    /// All-zero memory becomes a segment with the tables of [`SegmentOptions::new`]; several processes may
+    /// adopt the same memory at the same moment. `keep` is dropped when this process no longer uses the
+    /// memory. A forked child never drops its copy: in many libraries that would take the memory away from
+    /// its parent.
     ///
-    /// The segment has no descriptor, so it can not be sent to another process, which has to adopt the memory itself.
+    /// The segment has no descriptor, so it can not be sent to another process, which has to adopt the memory
+    /// itself.
     ///
     /// # Errors
     ///
-    /// [`InvalidLength`](ErrorKind::InvalidLength) if the memory does not begin at a multiple of 4096 or is too small for the
-    /// tables, [`NotOurs`](ErrorKind::NotOurs) if something else is in it, and those of [`Segment::open`].
+    /// [`InvalidLength`](ErrorKind::InvalidLength) if the memory does not begin at a multiple of 4096 or is
+    /// too small for the tables, [`NotOurs`](ErrorKind::NotOurs) if something else is in it, and those of
+    /// [`Segment::open`].
     ///
     /// # Safety
     ///
-    /// `[base, base + len)` is mapped readable and writable until `keep` is dropped, and this process reaches it through this
-    /// segment only, or through atomics.
+    /// `[base, base + len)` is mapped readable and writable until `keep` is dropped, and this process reaches
+    /// it through this segment only, or through atomics.
     ///
     /// ```
     /// use crossproc_segment::{Mapping, Segment};
@@ -58,14 +61,15 @@ impl Segment {
         unsafe { SegmentOptions::new().adopt(base, len, keep) }
     }
 
-    /// Makes a segment of a `shared_memory` mapping, or attaches to the one in it; see [`adopt`](Segment::adopt).
+    /// Makes a segment of a `shared_memory` mapping, or attaches to the one in it; see
+    /// [`adopt`](Segment::adopt).
     ///
     /// For code that is built on that crate and wants robust primitives in the memory it already shares.
     ///
     /// # Errors
     ///
-    /// As [`adopt`](Segment::adopt), and [`NoSpace`](ErrorKind::NoSpace) if /dev/shm is too full for the mapping, which that
-    /// crate does not notice.
+    /// As [`adopt`](Segment::adopt), and [`NoSpace`](ErrorKind::NoSpace) if /dev/shm is too full for the
+    /// mapping, which that crate does not notice.
     ///
     /// ```
     /// use crossproc_segment::Segment;
@@ -79,8 +83,8 @@ impl Segment {
     pub fn from_shmem(shmem: shared_memory::Shmem) -> Result<Self, Error> {
         /// What keeps the mapping.
         struct Keep(#[expect(dead_code, reason = "held for its destructor")] shared_memory::Shmem);
-        // SAFETY: a Shmem is a mapping, a descriptor and two strings. It is not Send only because it stores a pointer; its
-        // destructor (munmap, shm_unlink, close) may run on any thread.
+        // SAFETY: a Shmem is a mapping, a descriptor and two strings. It is not Send only because it stores a
+        // pointer; its destructor (munmap, shm_unlink, close) may run on any thread.
         unsafe impl Send for Keep {}
         // SAFETY: nothing reads it through a shared reference.
         unsafe impl Sync for Keep {}
@@ -89,14 +93,16 @@ impl Segment {
         let Some(base) = NonNull::new(shmem.as_ptr()) else {
             return Err(Error::new(ErrorKind::InvalidLength, "adopting a Shmem: it has no memory"));
         };
-        // SAFETY: a Shmem's memory is mapped readable and writable until it is dropped. It is moved into `keep`, and what it
-        // hands out to reach the memory (pointers, slices) can be used in `unsafe` code only.
+        // SAFETY: a Shmem's memory is mapped readable and writable until it is dropped. It is moved into
+        // `keep`, and what it hands out to reach the memory (pointers, slices) can be used in `unsafe` code
+        // only.
         unsafe { Self::adopt(base, len, Box::new(Keep(shmem))) }
     }
 }
 
 impl SegmentOptions {
-    /// As [`Segment::adopt`], with other tables ([`participants`](Self::participants), [`objects`](Self::objects)).
+    /// As [`Segment::adopt`], with other tables ([`participants`](Self::participants),
+    /// [`objects`](Self::objects)).
     ///
     /// # Errors
     ///
@@ -119,7 +125,8 @@ impl SegmentOptions {
             registry::find_or_make(key, || {
                 let header = mapping.place::<Header>(0)?;
                 if header.is_to_be_written() {
-                    // Its maker may not have looked whether the pages can be had. Where the kernel can not tell, they may fault.
+                    // Its maker may not have looked whether the pages can be had. Where the kernel can not
+                    // tell, they may fault.
                     let room = "making the adopted memory be there";
                     mapping.populate().map_err(|errno| Error::os(room, errno))?;
                     header.write(&Facts {
@@ -145,7 +152,7 @@ impl SegmentOptions {
                     fd: None,
                     stamp: process_stamp(),
                     key,
-                    link: OnceLock::new(),
+                    link: None,
                     creator: false,
                     granted: Granted::default(),
                     timeout: self.timeout,

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossproc_atomic::{AtomicU64, Ordering, process_stamp};
@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::header::{Backing, Facts, Geometry, Header, Machine, Unlink};
 use crate::lock::deadline;
 use crate::map::{Mapping, PAGE};
+use crate::memory;
 use crate::names::{BASE, Folder, LockedFolder, check_name};
 use crate::options::{Granted, Numa, SegmentOptions};
 use crate::participant::{Participants, count_living};
@@ -94,7 +95,7 @@ impl SegmentOptions {
         if let Some(fd) = &core.fd {
             backing::seal(fd.as_fd(), self.single_writer)?;
         }
-        Ok(Segment(core))
+        registry::find_or_make(core.key, || Ok(core)).map(Segment)
     }
 
     pub(crate) fn join_received(&self, fd: OwnedFd) -> Result<Segment, Error> {
@@ -103,7 +104,7 @@ impl SegmentOptions {
             let sentence = "the file is from before the last boot; open it by its path first";
             return Err(Error::new(ErrorKind::WrongBoot, sentence));
         }
-        let link = Link::of(&found).map(OnceLock::from).unwrap_or_default();
+        let link = Link::of(&found);
         self.join(found, "a segment received as a descriptor".into(), link).map(Segment)
     }
 
@@ -129,7 +130,7 @@ impl SegmentOptions {
                 "all its users are gone, so its remains were removed; create it first",
             ));
         }
-        let link = OnceLock::from(place.link.clone());
+        let link = Some(place.link.clone());
         self.join(found, place.label.clone(), link).map(Segment)
     }
 
@@ -192,16 +193,21 @@ impl SegmentOptions {
                 .and_then(|()| fchmod(&unnamed.fd, Mode::from_raw_mode(self.mode)))
                 .map_err(|errno| Error::os(format_args!("giving it to group {gid}"), errno))?;
         }
-        let core = self.build(unnamed.fd, geometry, place.backing, place.label.clone())?;
-        let Some(fd) = &core.fd else {
-            return Err(Error::new(ErrorKind::Os, "a segment of a file without one"));
-        };
+        let mut core = self.build(unnamed.fd, geometry, place.backing, place.label.clone())?;
 
         let locked = folder.lock(true, share, self.until())?;
         loop {
+            let Some(fd) = &core.fd else {
+                return Err(Error::new(ErrorKind::Os, "a segment of a file without one"));
+            };
             if locked.publish(fd.as_fd(), unnamed.temporary.as_mut(), leaf)? {
-                let _ = core.link.set(place.link.clone());
-                return Ok(Segment(core));
+                core.link = Some(place.link.clone());
+                // /proc tells the name of what was opened by name: who is sent this descriptor can find the
+                // name through it. Without, such a one could not remove it if it were the last.
+                if let Ok(named) = locked.open(leaf, true) {
+                    core.fd = Some(named);
+                }
+                return registry::find_or_make(core.key, || Ok(core)).map(Segment);
             }
             // Each round removes what was there; with the lock nobody of ours puts something new.
             if let Some(found) = self.occupant(&locked, place)? {
@@ -226,7 +232,7 @@ impl SegmentOptions {
 
     fn taken(&self, found: Found, place: &Place, or_open: bool) -> Result<Arc<Core>, Error> {
         if or_open {
-            return self.join(found, place.label.clone(), OnceLock::from(place.link.clone()));
+            return self.join(found, place.label.clone(), Some(place.link.clone()));
         }
         Err(Error::new(
             ErrorKind::Exists,
@@ -262,7 +268,7 @@ impl SegmentOptions {
     }
 
     /// An anonymous segment of the huge pages that were set aside; `None` if there are none left.
-    fn of_huge_pages(&self, len: usize) -> Result<Option<Arc<Core>>, Error> {
+    fn of_huge_pages(&self, len: usize) -> Result<Option<Core>, Error> {
         let geometry = self.geometry(len, HUGE_PAGE)?;
         let Some(fd) = backing::memory_file_of_huge_pages()? else { return Ok(None) };
         match self.build(fd, geometry, Backing::Anonymous, "an anonymous segment of huge pages".into()) {
@@ -273,29 +279,28 @@ impl SegmentOptions {
         }
     }
 
-    /// Makes a whole segment of an empty file and attaches to it. Nobody else can have it yet.
-    fn build(
-        &self,
-        fd: OwnedFd,
-        geometry: Geometry,
-        backing: Backing,
-        label: String,
-    ) -> Result<Arc<Core>, Error> {
+    /// Makes a whole segment of an empty file and attaches to it. Nobody else can have it yet, in this
+    /// process neither.
+    fn build(&self, fd: OwnedFd, geometry: Geometry, backing: Backing, label: String) -> Result<Core, Error> {
         let file = fd.as_fd();
         if backing::is_in_memory(file) {
-            backing::require_memory(geometry.total)?;
+            memory::require(geometry.total)?;
         }
         backing::set_length(file, geometry.total)?;
         let look = Look::at(file)?;
-        let mapping = Mapping::of_file(file, geometry.total as usize, look.align, true)?;
+        let mapping = Mapping::of_file(file, geometry.total as usize, self.align(&look), true)?;
         // Before the pages are there: nodes and sizes are chosen when they are made.
         let numa = match self.numa {
             Some(Numa::Node(node)) => node < 64 && mapping.prefer_nodes(1 << node, false),
             Some(Numa::Interleave(nodes)) => mapping.prefer_nodes(nodes, true),
             None => false,
         };
-        let huge_pages = self.huge_pages && (look.align > PAGE || mapping.ask_for_huge_pages());
+        let huge_pages = self.huge_pages && (look.align > PAGE || ask_for_huge_pages(&mapping));
         let granted = Granted { numa, huge_pages, ..Granted::default() };
+        if huge_pages {
+            // Through the mapping that asked for them: `fallocate` knows nothing of its wish.
+            mapping.populate().map_err(|errno| Error::os("mapping huge pages", errno))?;
+        }
         backing::allocate(file, geometry.total)?;
         let default = if backing == Backing::Named { Unlink::LastClose } else { Unlink::Never };
         let facts = Facts {
@@ -313,7 +318,12 @@ impl SegmentOptions {
         };
         mapping.place::<Header>(0)?.write(&facts)?;
         let found = Found { key: Key::of(&look.stat, true), fd, mapping, facts, clean_boot: false };
-        registry::find_or_make(found.key, || self.attach(found, label, OnceLock::new(), true, granted))
+        self.attach(found, label, None, true, granted)
+    }
+
+    /// What the base must be aligned to for huge pages of either sort.
+    fn align(&self, look: &Look) -> usize {
+        if self.huge_pages { look.align.max(HUGE_PAGE as usize) } else { look.align }
     }
 
     /// Looks at a file, maps it and reads its header. Trusts nothing.
@@ -336,7 +346,7 @@ impl SegmentOptions {
             _ => {}
         }
         let writable = look.writable && !self.read_only;
-        let mapping = Mapping::of_file(fd.as_fd(), look.len as usize, look.align, writable)?;
+        let mapping = Mapping::of_file(fd.as_fd(), look.len as usize, self.align(&look), writable)?;
         let facts = mapping.place_for_reading::<Header>(0)?.read(look.len)?;
         let named = place.is_some_and(|place| place.backing == Backing::Named);
         if named && facts.mode != actual {
@@ -357,7 +367,7 @@ impl SegmentOptions {
     }
 
     /// Attaches, or finds that this process is attached.
-    fn join(&self, found: Found, label: String, link: OnceLock<Link>) -> Result<Arc<Core>, Error> {
+    fn join(&self, found: Found, label: String, link: Option<Link>) -> Result<Arc<Core>, Error> {
         registry::find_or_make(found.key, || self.attach(found, label, link, false, Granted::default()))
     }
 
@@ -365,21 +375,22 @@ impl SegmentOptions {
         &self,
         found: Found,
         label: String,
-        link: OnceLock<Link>,
+        link: Option<Link>,
         creator: bool,
         mut granted: Granted,
     ) -> Result<Core, Error> {
-        let Found { fd, key, mapping, facts, clean_boot } = found;
+        let Found { fd, key, mapping, mut facts, clean_boot } = found;
         let header = mapping.place_for_reading::<Header>(0)?;
         let mut participants = None;
         if mapping.is_writable() {
             participants = Some(Participants::attach(&mapping, facts.geometry.participants, clean_boot)?);
             if clean_boot {
-                header.move_to(Machine::here()?);
+                facts.machine = Machine::here()?;
+                header.move_to(facts.machine);
             }
         }
         if !creator && self.huge_pages {
-            granted.huge_pages = mapping.ask_for_huge_pages();
+            granted.huge_pages = ask_for_huge_pages(&mapping);
         }
         if self.prefault {
             match mapping.populate() {
@@ -449,6 +460,10 @@ pub(crate) fn random_id() -> Result<[u64; 2], Error> {
     rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Error::os("asking the kernel for a random number", errno))?;
     Ok(id)
+}
+
+fn ask_for_huge_pages(mapping: &Mapping) -> bool {
+    mapping.ask_for_huge_pages() && backing::has_transparent_huge_pages()
 }
 
 /// For kernels without MADV_POPULATE: an access to each page.

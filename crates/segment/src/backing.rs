@@ -1,7 +1,6 @@
 //! The file behind a segment: made, really there, sealed, and looked at before it is mapped.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     FallocateFlags, FileType, MemfdFlags, OFlags, SealFlags, Stat, fallocate, fcntl_add_seals,
@@ -43,12 +42,19 @@ fn make_memory_file(more: MemfdFlags) -> rustix::io::Result<OwnedFd> {
     }
 }
 
+/// True if the administrator lets shared memory that asks for them have transparent huge pages.
+pub(crate) fn has_transparent_huge_pages() -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    setting.is_ok_and(|text| !text.contains("[never]") && !text.contains("[deny]"))
+}
+
 /// Gives a new, empty file its length; no page is touched yet.
 pub(crate) fn set_length(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
     ftruncate(fd, len).map_err(|errno| Error::os(format_args!("making room for {len} bytes"), errno))
 }
 
-/// Makes every page of a new file be there, so that a full file system is an error now and not a SIGBUS later.
+/// Makes every page of a new file be there, so that a full file system is an error now and not a SIGBUS
+/// later.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
     // Not by trying: that would fill the file system for a moment, for all who use it.
     if free_bytes(fd).is_some_and(|free| free < len) {
@@ -159,89 +165,6 @@ impl Look {
 /// True if the file's pages are memory: then they count against the machine's.
 pub(crate) fn is_in_memory(fd: BorrowedFd<'_>) -> bool {
     fstatfs(fd).is_ok_and(|fs| [TMPFS, RAMFS].contains(&(fs.f_type as u64)))
-}
-
-/// Refuses what the machine, or the control group we are in, can not give: reaching for it would wake the
-/// out-of-memory killer. An estimate: what is there now may be gone a moment later.
-pub(crate) fn require_memory(len: u64) -> Result<(), Error> {
-    let too_much = |left: u64, whose: &str| {
-        let sentence =
-            format!("{len} bytes of memory are more than the {left} that {whose} has left; ask for less");
-        Err(Error::new(ErrorKind::NoMemory, sentence))
-    };
-    let figure = |name| field("/proc/meminfo", name).map(|kilobytes| kilobytes.saturating_mul(1024));
-    let swap = figure("SwapFree:").unwrap_or(0);
-    if let Some(available) = figure("MemAvailable:") {
-        let left = available.saturating_add(swap);
-        if left < len {
-            return too_much(left, "the machine (MemAvailable + SwapFree)");
-        }
-    }
-    match control_group_room(swap) {
-        Some((left, group)) if left < len => {
-            too_much(left, &format!("the control group {}", group.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The least that this process's memory control groups have left, and which one it is.
-fn control_group_room(swap: u64) -> Option<(u64, PathBuf)> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let rooms = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
-        let (root, names): (&str, [&str; 5]) = if controllers.is_empty() {
-            (
-                "/sys/fs/cgroup",
-                ["memory.max", "memory.current", "inactive_file ", "active_file ", "memory.swap."],
-            )
-        } else if controllers.split(',').any(|c| c == "memory") {
-            let v1 = [
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file ",
-                "total_active_file ",
-                "",
-            ];
-            ("/sys/fs/cgroup/memory", v1)
-        } else {
-            return None;
-        };
-        // A limit of any ancestor counts too. (In a container the path may not exist, but the root is ours.)
-        let below = Path::new(root);
-        below
-            .join(path)
-            .ancestors()
-            .take_while(|dir| dir.starts_with(below))
-            .filter_map(|dir| room_of(dir, names, swap))
-            .min()
-    });
-    rooms.min()
-}
-
-fn room_of(
-    dir: &Path,
-    [limit, usage, inactive, active, swap_files]: [&str; 5],
-    swap: u64,
-) -> Option<(u64, PathBuf)> {
-    let number = |name: &str| std::fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
-    let (limit, usage) = (number(limit)?, number(usage)?);
-    // Pages of files can be dropped; pages of segments can not, they count as used.
-    let stat = dir.join("memory.stat");
-    let reclaimable = field(&stat, inactive).unwrap_or(0).saturating_add(field(&stat, active).unwrap_or(0));
-    let swap = match (number(&format!("{swap_files}max")), number(&format!("{swap_files}current"))) {
-        (Some(max), Some(current)) => swap.min(max.saturating_sub(current)),
-        _ => swap,
-    };
-    let left = limit.saturating_sub(usage.saturating_sub(reclaimable)).saturating_add(swap);
-    Some((left, dir.to_path_buf()))
-}
-
-/// The number after `name` at the start of a line.
-fn field(path: impl AsRef<Path>, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 /// A second open file description of the same file, for a lock of its own.

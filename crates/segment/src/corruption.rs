@@ -1,5 +1,5 @@
-//! Foreign bytes are data: whatever a header and a directory hold, reading them ends, in an error or in an object that lies
-//! inside of the segment.
+//! Foreign bytes are data: whatever a header and a directory hold, reading them ends, in an error or in an
+//! object that lies inside of the segment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -15,18 +15,21 @@
 //!  264  text         description of the type, at most 248 bytes of UTF-8
 //! ```
 //!
-//! Who may write what: all of an entry is written by who creates the object, under the lock for creating objects of this
-//! segment, while `state` is 0. Entries that are READY never change.
+//! Who may write what: all of an entry is written by who creates the object, under the lock for creating
+//! objects of this segment, while `state` is 0. Entries that are READY never change.
 //!
-//! What a death leaves behind: a creator killed before READY leaves an entry whose `state` is 0. Nobody reads the rest of such
-//! an entry, and the next creator uses it. Which memory is free follows from the READY entries alone: it begins where the last
-//! of their objects ends. What the dead creator had already written there is zeroed first (`touched` in the header says how far
-//! it can have come), so that every object begins as zeros.
+//! What a death leaves behind: a creator killed before READY leaves an entry whose `state` is 0. Nobody reads
+//! the rest of such an entry, and the next creator uses it. Which memory is free follows from the READY
+//! entries alone: it begins where the last of their objects ends. What the dead creator had already written
+//! there is zeroed first (`touched` in the header says how far it can have come), so that every object begins
+//! as zeros.
 //!
-//! Ordering: READY is stored with Release after everything of the entry and of the object; readers load it with Acquire.
+//! Ordering: READY is stored with Release after everything of the entry and of the object; readers load it
+//! with Acquire.
 //!
-//! Who believes what: each reader copies an entry into private memory and checks the copy. An entry that can not be (outside of
-//! the area for objects, a name that is no text) is an error for who needs it and is left out by who lists.
+//! Who believes what: each reader copies an entry into private memory and checks the copy. An entry that can
+//! not be (outside of the area for objects, a name that is no text) is an error for who needs it and is left
+//! out by who lists.
 
 use std::fmt;
 use std::ops::Range;
@@ -64,7 +67,8 @@ const TEXT_BYTES: usize = 248;
 /// Objects never share a pair of cache lines: what one writes does not slow the other down.
 const OBJECT_ALIGN: u64 = 128;
 
-/// What sort of thing an object is: "Lock", "Queue". Two programs mean the same kind if they use the same word.
+/// What sort of thing an object is: "Lock", "Queue". Two programs mean the same kind if they use the same
+/// word.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ObjectKind([u8; 16]);
 
@@ -92,7 +96,8 @@ pub struct Object {
     pub offset: u64,
     /// How many bytes it has.
     pub bytes: u64,
-    /// How many values its creator asked for. It has not been compared to `bytes`, a peer can have written both.
+    /// How many values its creator asked for. It has not been compared to `bytes`, a peer can have written
+    /// both.
     pub count: u64,
 }
 
@@ -167,7 +172,8 @@ impl ObjectSpec {
             return Err(Error::new(
                 ErrorKind::InvalidLength,
                 format!(
-                    "{} bytes aligned to {}: an object has at least one byte and an alignment of 1, 2, 4, .. {PAGE}",
+                    "{} bytes aligned to {}: an object has at least one byte and an alignment of 1, 2, 4, \
+                     .. {PAGE}",
                     self.bytes, self.align
                 ),
             ));
@@ -255,7 +261,8 @@ impl Directory {
         Ok(object)
     }
 
-    /// Zeroes what a creator that was killed may have left between `offset` and `end`, and records that we begin there.
+    /// Zeroes what a creator that was killed may have left between `offset` and `end`, and records that we
+    /// begin there.
     fn clear(&self, mapping: &Arc<Mapping>, offset: u64, end: u64) -> Result<(), Error> {
         let touched = self.header.touched.load(Ordering::Relaxed);
         let dirty = touched.min(end).saturating_sub(offset);

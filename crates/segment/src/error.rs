@@ -7,15 +7,16 @@ use rustix::io::Errno;
 
 /// A failure to make, open or use a segment or an object in it.
 ///
-/// [`kind`](Error::kind) is for programs. The sentence ([`Display`](fmt::Display)) is for people: what was being done, to
-/// which name, what stood in the way and what to do about it.
+/// [`kind`](Error::kind) is for programs. The sentence ([`Display`](fmt::Display)) is for people: what was
+/// being done, to which name, what stood in the way and what to do about it.
 ///
 /// ```
 /// use crossproc_segment::{ErrorKind, Segment};
 ///
 /// let error = Segment::anonymous(0).unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::InvalidLength);
-/// assert_eq!(error.to_string(), "creating an anonymous segment: its length is 0; ask for at least one byte");
+/// let sentence = "creating an anonymous segment: its length is 0; ask for at least one byte";
+/// assert_eq!(error.to_string(), sentence);
 /// ```
 pub struct Error(Box<Inner>);
 
@@ -35,7 +36,8 @@ pub enum ErrorKind {
     NotFound,
     /// The name belongs to another user than the one it was looked for under.
     WrongOwner,
-    /// The permission bits of a name are not those its creator gave it (or its directory is open to others' writing).
+    /// The permission bits of a name are not those its creator gave it (or its directory is open to others'
+    /// writing).
     WrongMode,
     /// What stands under the name is no segment of ours: random bytes, a directory, a link.
     NotOurs,

@@ -23,14 +23,16 @@
 //!  136  (unused)
 //! ```
 //!
-//! Who may write what: everything up to `state` is written by the creator before the segment has a name or its descriptor has
-//! left the process. After READY only `boot` and `pid_namespace` of a file change, by the first who attaches after a reboot,
-//! under the lock of its directory; `touched` and `claim` change under the lock for creating objects (`directory.rs`).
-//! Several processes may adopt one memory at once, so the creator's writes are "set it if it is 0": adopters who want the
-//! same write the same, and who wants something else is told.
+//! Who may write what: everything up to `state` is written by the creator before the segment has a name or
+//! its descriptor has left the process. After READY only `boot` and `pid_namespace` of a file change, by the
+//! first who attaches after a reboot, under the lock of its directory; `touched` and `claim` change under the
+//! lock for creating objects (`directory.rs`). Several processes may adopt one memory at once, so the
+//! creator's writes are "set it if it is 0": adopters who want the same write the same, and who wants
+//! something else is told.
 //!
-//! Who believes what: nobody. [`Header::read`] loads each field once into private memory and checks it there; the offsets must
-//! be exactly those that follow from `plan` and `total`, and `total` must be the length that the kernel reports.
+//! Who believes what: nobody. [`Header::read`] loads each field once into private memory and checks it there;
+//! the offsets must be exactly those that follow from `plan` and `total`, and `total` must be the length that
+//! the kernel reports.
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -88,11 +90,11 @@ pub(crate) const MAX_OBJECTS: u32 = 65_536;
 pub enum Unlink {
     /// Never by itself; [`Segment::unlink`](crate::Segment::unlink) removes it. The default of files.
     Never,
-    /// With the last process that detaches. If all were killed the name is left, but the next create or open takes it for
-    /// what it is and removes it. The default of names.
+    /// With the last process that detaches. If all were killed the name is left, but the next create or open
+    /// takes it for what it is and removes it. The default of names.
     LastClose,
-    /// When the creator drops its last handle; whoever is attached goes on. Of a killed creator's segment the name goes as
-    /// with [`LastClose`](Unlink::LastClose).
+    /// When the creator drops its last handle; whoever is attached goes on. Of a killed creator's segment the
+    /// name goes as with [`LastClose`](Unlink::LastClose).
     OwnerDrop,
 }
 
@@ -135,7 +137,8 @@ pub(crate) struct Machine {
 }
 
 impl Geometry {
-    /// A segment with so many slots and entries and room for `bytes` of objects, its length a multiple of `granule`.
+    /// A segment with so many slots and entries and room for `bytes` of objects, its length a multiple of
+    /// `granule`.
     pub(crate) fn for_objects(
         participants: u32,
         objects: u32,
@@ -145,7 +148,8 @@ impl Geometry {
         let minimal = Self::with_total(participants, objects, u64::MAX / PAGE as u64 * PAGE as u64)?;
         let total =
             minimal.objects_at.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(granule));
-        // A file's length is signed, and so is the largest distance between two bytes that a process can reach.
+        // A file's length is signed, and so is the largest distance between two bytes that a process can
+        // reach.
         let total =
             total.filter(|&t| i64::try_from(t).is_ok() && isize::try_from(t).is_ok()).ok_or_else(|| {
                 Error::new(
@@ -177,7 +181,8 @@ impl Geometry {
             return Err(Error::new(
                 ErrorKind::InvalidLength,
                 format!(
-                    "{total} bytes: the segment's own tables take {objects_at}, and the length counts in {PAGE}"
+                    "{total} bytes: the segment's own tables take {objects_at}, and the length counts in \
+                     {PAGE}"
                 ),
             ));
         }
@@ -195,8 +200,8 @@ impl Geometry {
 }
 
 impl Header {
-    /// Writes `facts` into memory that was all zero, READY last. Where another adopter of the same memory was faster, checks
-    /// that it wanted the same.
+    /// Writes `facts` into memory that was all zero, READY last. Where another adopter of the same memory was
+    /// faster, checks that it wanted the same.
     pub(crate) fn write(&self, facts: &Facts) -> Result<(), Error> {
         let g = &facts.geometry;
         let words = [
@@ -267,7 +272,8 @@ impl Header {
             return Err(Error::new(
                 ErrorKind::WrongVersion,
                 format!(
-                    "its layout is version {version}, ours is {VERSION}; use one version of crossproc on both sides"
+                    "its layout is version {version}, ours is {VERSION}; use one version of crossproc on \
+                     both sides"
                 ),
             ));
         }
@@ -319,9 +325,11 @@ impl Header {
         }
     }
 
-    /// Records that participants now live on `machine`. For a file, after its table of participants was cleared.
+    /// Records that participants now live on `machine`. For a file, after its table of participants was
+    /// cleared.
     pub(crate) fn move_to(&self, machine: Machine) {
-        // The boot id last: it is what says "cleared". Whoever is killed before leaves the clearing to the next.
+        // The boot id last: it is what says "cleared". Whoever is killed before leaves the clearing to the
+        // next.
         self.pid_namespace.store(machine.pid_namespace, Ordering::Relaxed);
         self.boot[0].store(machine.boot[0], Ordering::Release);
         self.boot[1].store(machine.boot[1], Ordering::Release);
@@ -329,8 +337,8 @@ impl Header {
 }
 
 impl Facts {
-    /// Refuses a segment whose process ids mean nothing here. `true`: a file from before the last boot, nobody of its
-    /// participants can be alive.
+    /// Refuses a segment whose process ids mean nothing here. `true`: a file from before the last boot,
+    /// nobody of its participants can be alive.
     pub(crate) fn check_machine(&self, here: Machine) -> Result<bool, Error> {
         if self.machine.boot != here.boot {
             if self.backing == Backing::File {
@@ -338,7 +346,8 @@ impl Facts {
             }
             return Err(Error::new(
                 ErrorKind::WrongBoot,
-                "it is from another boot of the machine (a snapshot?), so its users can not be told from others; recreate it",
+                "it is from another boot of the machine (a snapshot?), so its users can not be told from \
+                 others; recreate it",
             ));
         }
         if self.machine.pid_namespace != here.pid_namespace {
@@ -400,7 +409,8 @@ impl Unlink {
 }
 
 fn half_built(what: &str) -> Error {
-    let advice = "its creator was killed or is still at work; if it is gone, remove the name and create the segment again";
+    let advice = "its creator was killed or is still at work; if it is gone, remove the name and create \
+     the segment again";
     Error::new(ErrorKind::HalfBuilt, format!("{what}: {advice}"))
 }
 
@@ -432,7 +442,8 @@ pub(crate) fn too_short(start: &[u8], len: u64) -> Error {
     if len == 0 {
         return Error::new(
             ErrorKind::Truncated,
-            "the file is empty: somebody cut it, or made it with another program; remove it and create it again",
+            "the file is empty: somebody cut it, or made it with another program; remove it and create it \
+             again",
         );
     }
     if start.starts_with(&MAGIC.to_ne_bytes()) {

@@ -146,7 +146,8 @@ impl Helper {
     pub(crate) fn life_lock_holder(&self, life: u64) -> Option<u32> {
         let mut lock = life_lock(life, libc::F_WRLCK);
         // SAFETY: F_GETLK reads and writes the flock struct it is given.
-        let failed = unsafe { libc::fcntl(self.started().namespace.as_raw_fd(), libc::F_GETLK, &raw mut lock) };
+        let failed =
+            unsafe { libc::fcntl(self.started().namespace.as_raw_fd(), libc::F_GETLK, &raw mut lock) };
         if failed != 0 {
             return None;
         }
@@ -298,7 +299,8 @@ impl Identity {
     fn read(stamp: u64, namespace: &OwnedFd) -> Result<Self, Error> {
         let pid = rustix::process::getpid();
         let number = pid.as_raw_nonzero().get().unsigned_abs();
-        let stat = rustix::fs::fstat(namespace).map_err(|e| Error::os("reading this process's PID namespace", e))?;
+        let stat =
+            rustix::fs::fstat(namespace).map_err(|e| Error::os("reading this process's PID namespace", e))?;
         let mut random = [0_u8; 8];
         let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         let random = if got == Ok(8) { u64::from_ne_bytes(random) } else { stamp };

@@ -1,7 +1,8 @@
 //! Memory shared by processes: mapped, named, validated.
 //!
-//! A [`Segment`] is memory that several processes have mapped, with a table of who takes part in it ([`Participants`]) and a
-//! directory of named objects. It knows no algorithm: what an object's bytes mean is the business of the crates above.
+//! A [`Segment`] is memory that several processes have mapped, with a table of who takes part in it
+//! ([`Participants`]) and a directory of named objects. It knows no algorithm: what an object's bytes mean is
+//! the business of the crates above.
 //!
 //! ```text
 //!  page 0    header: what this is, whose, how large, where the parts lie     header.rs
@@ -10,15 +11,15 @@
 //!            objects
 //! ```
 //!
-//! Everything in a segment can have been written by anybody: another version of this crate, another program, a process that runs
-//! wild. So nothing that is read from it is believed. Numbers are copied into private memory once, checked there, and become
-//! addresses in one place (`place.rs`).
+//! Everything in a segment can have been written by anybody: another version of this crate, another program,
+//! a process that runs wild. So nothing that is read from it is believed. Numbers are copied into private
+//! memory once, checked there, and become addresses in one place (`place.rs`).
 //!
 //! Read first: [`Segment`], then `header.rs`, `names.rs` and `directory.rs`, whose first lines have the maps.
 //!
-//! What it does not do: it can not stop a process that may write to a *named* or *file* segment from truncating it under us
-//! (anonymous segments are sealed), it frees no single object (a segment is what is freed), and it does not connect processes of
-//! different PID namespaces.
+//! What it does not do: it can not stop a process that may write to a *named* or *file* segment from
+//! truncating it under us (anonymous segments are sealed), it frees no single object (a segment is what is
+//! freed), and it does not connect processes of different PID namespaces.
 #![deny(unsafe_code)]
 
 mod adopt;
@@ -33,6 +34,7 @@ mod header;
 mod helper;
 mod lock;
 mod map;
+mod memory;
 mod names;
 mod options;
 mod participant;
@@ -51,3 +53,10 @@ pub use options::{Granted, Numa, SegmentOptions};
 pub use participant::{Participants, SLOT_BYTES};
 pub use place::{Payload, Placed, PlacedSlice, Span};
 pub use segment::Segment;
+
+/// What the code that `#[derive(Plain)]` makes refers to.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::plain::{AnyBits, Field, Layout, Plain, PlainBits, Variant};
+    pub use bytemuck;
+}

@@ -13,13 +13,14 @@ use crate::participant::Participants;
 
 /// An exclusive `flock` on an open file description of its own.
 ///
-/// The kernel drops it when the last descriptor of that description is closed, however its holder ended. It is unlocked
-/// explicitly, so that a child forked meanwhile, which has a descriptor too, does not prolong it.
+/// The kernel drops it when the last descriptor of that description is closed, however its holder ended. It
+/// is unlocked explicitly, so that a child forked meanwhile, which has a descriptor too, does not prolong it.
 #[derive(Debug)]
 pub(crate) struct FileLock(OwnedFd);
 
 impl FileLock {
-    /// Locks, or gives up at `until`. `fd` must be freshly opened: locks of one open file description do not exclude.
+    /// Locks, or gives up at `until`. `fd` must be freshly opened: locks of one open file description do not
+    /// exclude.
     pub(crate) fn take(fd: OwnedFd, until: Instant, what: &str) -> Result<Self, Error> {
         poll_until(until, || Self::try_lock(&fd, what))?.ok_or_else(|| busy(what))?;
         Ok(Self(fd))
@@ -54,8 +55,8 @@ impl Drop for FileLock {
 
 /// A word that holds the identity of whoever has the lock. A dead holder is succeeded by a compare-and-swap.
 ///
-/// For memory without a descriptor. Threads of one process exclude each other too: the identity is the process's, and who
-/// finds it there waits.
+/// For memory without a descriptor. Threads of one process exclude each other too: the identity is the
+/// process's, and who finds it there waits.
 pub(crate) struct ClaimLock<'a> {
     word: &'a AtomicU64,
     me: u64,
@@ -96,12 +97,13 @@ pub(crate) fn deadline(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FOR_EVER)
 }
 
-/// Tries at least once, then with growing pauses. A queue in the kernel (`flock` that waits) could not be given a deadline.
+/// Tries at least once, then with growing pauses. A queue in the kernel (`flock` that waits) could not be
+/// given a deadline.
 fn poll_until<T>(
     until: Instant,
     mut attempt: impl FnMut() -> Result<Option<T>, Error>,
 ) -> Result<Option<T>, Error> {
-    let mut pause = Duration::from_micros(50);
+    let mut pause = Duration::from_micros(20);
     loop {
         if let Some(got) = attempt()? {
             return Ok(Some(got));
@@ -111,7 +113,7 @@ fn poll_until<T>(
             return Ok(None);
         }
         sleep(pause.min(left));
-        pause = (pause * 2).min(Duration::from_millis(5));
+        pause = (pause + pause / 4).min(Duration::from_millis(2));
     }
 }
 
@@ -119,7 +121,8 @@ fn busy(what: &str) -> Error {
     Error::new(
         ErrorKind::Busy,
         format!(
-            "somebody held the lock of {what} for longer than the timeout; see who it is (`lslocks`), or raise \
+            "somebody held the lock of {what} for longer than the timeout; see who it is (`lslocks`), or \
+             raise \
              `SegmentOptions::timeout`"
         ),
     )

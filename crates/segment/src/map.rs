@@ -8,15 +8,15 @@
 //! ```
 //!
 //! Claims, and who keeps them:
-//! * `[base, base + len)` is mapped for as long as the [`Mapping`] exists: only `Drop` unmaps, and everything that points
-//!   inside holds an `Arc` of it. The numbers are private and never change.
-//! * Another process may write any byte at any time. So nothing here makes a reference to the memory; `place.rs` does, and
-//!   only to words that are valid whatever they hold.
-//! * The private pages in front hold the robust-list nodes of `helper.rs`; the guard page turns a bug that runs over the end
-//!   into a fault instead of a scribble on a stranger.
+//! * `[base, base + len)` is mapped for as long as the [`Mapping`] exists: only `Drop` unmaps, and everything
+//!   that points inside holds an `Arc` of it. The numbers are private and never change.
+//! * Another process may write any byte at any time. So nothing here makes a reference to the memory;
+//!   `place.rs` does, and only to words that are valid whatever they hold.
+//! * The private pages in front hold the robust-list nodes of `helper.rs`; the guard page turns a bug that
+//!   runs over the end into a fault instead of a scribble on a stranger.
 //!
-//! A file that is shortened while it is mapped faults on access (SIGBUS). Sealed memory files can not be shortened, which is
-//! why they are the default; for named and file segments it is a limit.
+//! A file that is shortened while it is mapped faults on access (SIGBUS). Sealed memory files can not be
+//! shortened, which is why they are the default; for named and file segments it is a limit.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
@@ -65,15 +65,15 @@ enum Memory {
     },
 }
 
-// SAFETY: a Mapping is an address range and the duty to unmap it; neither is tied to a thread. All access to the memory goes
-// through `place.rs`, which hands out `Sync` types only.
+// SAFETY: a Mapping is an address range and the duty to unmap it; neither is tied to a thread. All access to
+// the memory goes through `place.rs`, which hands out `Sync` types only.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; no method changes the struct through a shared reference.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file. `len` must have been checked against the file's size: what lies beyond the end
-    /// faults on access. `align` is the page size of the file system if it is larger than the machine's.
+    /// Maps the first `len` bytes of a file, the base aligned to `align` at least. `len` must have been
+    /// checked against the file's size: what lies beyond the end faults on access.
     pub(crate) fn of_file(
         fd: BorrowedFd<'_>,
         len: usize,
@@ -82,8 +82,9 @@ impl Mapping {
     ) -> Result<Arc<Self>, Error> {
         let page = rustix::param::page_size().max(PAGE);
         let align = align.max(page);
-        let rounded = len.checked_next_multiple_of(align).filter(|&l| l > 0 && isize::try_from(l).is_ok());
-        // Whatever the reservation's address is, an aligned base with the prefix before it and a guard after it fits.
+        let rounded = len.checked_next_multiple_of(page).filter(|&l| l > 0 && isize::try_from(l).is_ok());
+        // Whatever the reservation's address is, an aligned base with the prefix before it and a guard after
+        // it fits.
         let reserved = rounded.and_then(|l| l.checked_add(PREFIX_BYTES + align + page));
         let (Some(rounded), Some(reserved)) = (rounded, reserved) else {
             return Err(Error::new(
@@ -95,7 +96,8 @@ impl Mapping {
             Errno::NOMEM => Error::new(
                 ErrorKind::NoMemory,
                 format!(
-                    "mapping {len} bytes: no room in this process's address space (RLIMIT_AS, vm.max_map_count); ask for less"
+                    "mapping {len} bytes: no room in this process's address space (RLIMIT_AS, \
+                     vm.max_map_count); ask for less"
                 ),
             ),
             _ => Error::os(format_args!("mapping {len} bytes"), errno),
@@ -120,14 +122,16 @@ impl Mapping {
         prefix.map_err(failed)?;
         let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         let flags = MapFlags::SHARED | MapFlags::FIXED;
-        // SAFETY: MAP_FIXED replaces pages of our own reservation only: [base, base + rounded) is inside of it.
+        // SAFETY: MAP_FIXED replaces pages of our own reservation only: [base, base + rounded) is inside of
+        // it.
         unsafe { mmap(base.as_ptr().cast(), rounded, access, flags, fd, 0) }.map_err(failed)?;
         // A core dump of gigabytes would delay the news of a death by seconds. Not having it harms nothing.
         let _ = mapping.advise(Advice::LinuxDontDump);
         Ok(Arc::new(mapping))
     }
 
-    /// A zeroed buffer of this process's heap, aligned to a page: for Miri, sanitizers and tests of algorithms.
+    /// A zeroed buffer of this process's heap, aligned to a page: for Miri, sanitizers and tests of
+    /// algorithms.
     ///
     /// # Panics
     ///
@@ -153,8 +157,8 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// `[base, base + len)` is readable and writable until `keep` is dropped. Until then this process reaches it only
-    /// through this mapping or through atomics, never through a Rust reference to plain data.
+    /// `[base, base + len)` is readable and writable until `keep` is dropped. Until then this process reaches
+    /// it only through this mapping or through atomics, never through a Rust reference to plain data.
     pub unsafe fn adopt(
         base: NonNull<u8>,
         len: usize,
@@ -164,7 +168,8 @@ impl Mapping {
             return Err(Error::new(
                 ErrorKind::InvalidLength,
                 format!(
-                    "adopting {len} bytes at {base:p}: the memory must begin at a multiple of {PAGE} and not be empty"
+                    "adopting {len} bytes at {base:p}: the memory must begin at a multiple of {PAGE} and \
+                     not be empty"
                 ),
             ));
         }
@@ -207,7 +212,8 @@ impl Mapping {
 
     /// Makes the kernel map every page now, so that later accesses do not fault. True if it did.
     ///
-    /// A page that can not be had (a full tmpfs) is an error here and not a SIGBUS later; kernels before 5.14 can not tell.
+    /// A page that can not be had (a full tmpfs) is an error here and not a SIGBUS later; kernels before 5.14
+    /// can not tell.
     pub(crate) fn populate(&self) -> Result<bool, Errno> {
         let advice = if self.writable { Advice::LinuxPopulateWrite } else { Advice::LinuxPopulateRead };
         match self.advise(advice) {
@@ -218,7 +224,7 @@ impl Mapping {
         }
     }
 
-    /// Asks for transparent huge pages. True if the kernel will consider it.
+    /// Asks for transparent huge pages. True if the kernel takes note.
     pub(crate) fn ask_for_huge_pages(&self) -> bool {
         self.advise(Advice::LinuxHugepage).is_ok()
     }
@@ -229,7 +235,8 @@ impl Mapping {
         unsafe { mlock(self.base().cast(), self.len) }.is_ok()
     }
 
-    /// Asks for pages of the NUMA nodes in `nodes` (a bit mask), interleaved or preferred. True if the kernel agreed.
+    /// Asks for pages of the NUMA nodes in `nodes` (a bit mask), interleaved or preferred. True if the kernel
+    /// agreed.
     pub(crate) fn prefer_nodes(&self, nodes: u64, interleave: bool) -> bool {
         const MPOL_PREFERRED: libc::c_ulong = 1;
         const MPOL_INTERLEAVE: libc::c_ulong = 3;
@@ -244,8 +251,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         match &mut self.memory {
-            // SAFETY: our reservation, and nothing points into it any more: whatever does holds an Arc of this Mapping. In a
-            // forked child this removes the child's copy only.
+            // SAFETY: our reservation, and nothing points into it any more: whatever does holds an Arc of
+            // this Mapping. In a forked child this removes the child's copy only.
             Memory::Mapped { reservation, reserved } => unsafe {
                 let _ = munmap(reservation.as_ptr().cast(), *reserved);
             },

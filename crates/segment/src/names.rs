@@ -1,25 +1,28 @@
 //! Names: where they stand, and how a segment gets one and loses it.
 //!
-//! Names of a user stand in one directory, `/dev/shm/crossproc-UID`, which is that user's and closed to others' writing: nobody
-//! else can squat a name in it. A segment is built without a name (`O_TMPFILE`) and gets it by one `linkat` when it is
-//! complete, so that no one ever opens half of one, and a creator killed before leaves nothing.
+//! Names of a user stand in one directory, `/dev/shm/crossproc-UID`, which is that user's and closed to
+//! others' writing: nobody else can squat a name in it. A segment is built without a name (`O_TMPFILE`) and
+//! gets it by one `linkat` when it is complete, so that no one ever opens half of one, and a creator killed
+//! before leaves nothing.
 //!
-//! Publishing, attaching by name, last close and replacing a dead segment each happen under an exclusive `flock` of the
-//! directory. The kernel drops it when its holder dies, and each step under it is one system call: whatever the next holder
-//! finds is a state that this file explains:
+//! Publishing, attaching by name, last close and replacing a dead segment each happen under an exclusive
+//! `flock` of the directory. The kernel drops it when its holder dies, and each step under it is one system
+//! call: whatever the next holder finds is a state that this file explains:
 //!
 //! ```text
-//!  no directory                   nobody has a name here
-//!  an empty directory             its last user was killed before it removed it; kept by the next
-//!  NAME                           a complete segment. No participant lives and its policy is not `Never`: dead, removed or
-//!                                 replaced by whoever comes first
-//!  .crossproc-new-PID-RANDOM      being built, on a file system without O_TMPFILE; its builder holds its `flock`, so one
-//!                                 that can be locked is a dead builder's, removed by the next who builds here
+//!  no directory              nobody has a name here
+//!  an empty directory        its last user was killed before it removed it; kept by the next
+//!  NAME                      a complete segment. If no participant lives and its policy is not `Never`, it is
+//!                            dead: removed or replaced by whoever comes first
+//!  .crossproc-new-PID-RANDOM being built, on a file system without O_TMPFILE. Its builder holds its `flock`, so
+//!                            one that can be locked is a dead builder's, removed by the next who builds here
 //! ```
 //!
-//! The directory goes with its last name. Whoever waited for its lock then finds that the path leads elsewhere, and starts over.
+//! The directory goes with its last name. Whoever waited for its lock then finds that the path leads
+//! elsewhere, and starts over.
 //!
-//! File segments use the same steps in the directory of their path, which is neither made nor removed nor examined.
+//! File segments use the same steps in the directory of their path, which is neither made nor removed nor
+//! examined.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -112,8 +115,8 @@ impl Folder {
         &self.path
     }
 
-    /// Waits for the lock. With `create`, a user's directory is made if it is not there, and `share` opens it for others
-    /// to look into.
+    /// Waits for the lock. With `create`, a user's directory is made if it is not there, and `share` opens it
+    /// for others to look into.
     pub(crate) fn lock(&self, create: bool, share: bool, until: Instant) -> Result<LockedFolder<'_>, Error> {
         let what = self.path.display().to_string();
         loop {

@@ -92,11 +92,12 @@ impl SegmentOptions {
         Self::default()
     }
 
-    /// Permission bits of a name or file, 0600 unless set. With bits for group or others, the user's directory of names is
-    /// opened for looking into as well (mode 0755).
+    /// Permission bits of a name or file, 0600 unless set. With bits for group or others, the user's
+    /// directory of names is opened for looking into as well (mode 0755).
     ///
-    /// The umask has no say in it. Who opens a name finds these bits or gets [`WrongMode`](ErrorKind::WrongMode): somebody
-    /// changed them since. (Files are exempt: copying one may change them.)
+    /// The umask has no say in it. Who opens a name finds these bits or gets
+    /// [`WrongMode`](ErrorKind::WrongMode): somebody changed them since. (Files are exempt: copying one may
+    /// change them.)
     #[must_use]
     pub fn mode(mut self, bits: u32) -> Self {
         self.mode = bits;
@@ -110,15 +111,17 @@ impl SegmentOptions {
         self
     }
 
-    /// Opens names of another user. Only what really belongs to that user is opened. Creating under another user's name is
-    /// an error.
+    /// Opens names of another user. Only what really belongs to that user is opened. Creating under another
+    /// user's name is an error, and who may not write in that user's directory can not remove a name either: if
+    /// such a one is the last to leave, that user's next create or open does it.
     #[must_use]
     pub fn owner(mut self, uid: u32) -> Self {
         self.owner = Some(uid);
         self
     }
 
-    /// Where the users' directories of names are, instead of /dev/shm. On a disk the names still do not outlive a reboot.
+    /// Where the users' directories of names are, instead of /dev/shm. On a disk the names still do not
+    /// outlive a reboot.
     #[must_use]
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
@@ -132,8 +135,8 @@ impl SegmentOptions {
         self
     }
 
-    /// How many processes can be attached at once: 1 to 65535 (64 bytes each). The first 900 or so are noticed soonest
-    /// when they die.
+    /// How many processes can be attached at once: 1 to 65535 (64 bytes each). The first 900 or so are
+    /// noticed soonest when they die.
     #[must_use]
     pub fn participants(mut self, most: u32) -> Self {
         self.participants = most;
@@ -147,16 +150,17 @@ impl SegmentOptions {
         self
     }
 
-    /// Attaches for reading only: the memory is mapped so, and this process is no participant. Whatever would write is an
-    /// error of kind [`ReadOnly`](ErrorKind::ReadOnly). It does not keep a name from going away with its last participant.
+    /// Attaches for reading only: the memory is mapped so, and this process is no participant. Whatever would
+    /// write is an error of kind [`ReadOnly`](ErrorKind::ReadOnly). It does not keep a name from going away
+    /// with its last participant.
     #[must_use]
     pub fn read_only(mut self, yes: bool) -> Self {
         self.read_only = yes;
         self
     }
 
-    /// Anonymous segments: the kernel refuses further writers (`F_SEAL_FUTURE_WRITE`). The creator, and children that it
-    /// forks, go on writing; who gets the descriptor can only read.
+    /// Anonymous segments: the kernel refuses further writers (`F_SEAL_FUTURE_WRITE`). The creator, and
+    /// children that it forks, go on writing; who gets the descriptor can only read.
     #[must_use]
     pub fn single_writer(mut self, yes: bool) -> Self {
         self.single_writer = yes;
@@ -170,8 +174,9 @@ impl SegmentOptions {
         self
     }
 
-    /// Tries to use huge pages: for anonymous segments those that the administrator set aside (`vm.nr_hugepages`), else
-    /// transparent ones where the system allows them for shared memory. A wish: [`Segment::granted`] tells what came of it.
+    /// Tries to use huge pages: for anonymous segments those that the administrator set aside
+    /// (`vm.nr_hugepages`), else transparent ones where the system allows them for shared memory. A wish:
+    /// [`Segment::granted`] tells what came of it.
     #[must_use]
     pub fn huge_pages(mut self, wish: bool) -> Self {
         self.huge_pages = wish;
@@ -192,8 +197,9 @@ impl SegmentOptions {
         self
     }
 
-    /// How long to wait for others who are creating, opening or leaving at the same moment: 10 s unless set. Later this is an
-    /// error of kind [`Busy`](ErrorKind::Busy).
+    /// How long to wait for others who are creating, opening or leaving at the same moment: 10 s unless set.
+    /// Later this is an error of kind [`Busy`](ErrorKind::Busy). (Dropping the last handle of a named segment
+    /// waits no longer either; then the name is left for the next who comes.)
     #[must_use]
     pub fn timeout(mut self, longest: Duration) -> Self {
         self.timeout = longest;
@@ -263,12 +269,14 @@ impl SegmentOptions {
         self.at_path(path.as_ref(), "opening or creating", |place| self.create_at(place, len, true))
     }
 
-    /// Attaches to the segment behind a descriptor that another process sent; for reading only if the descriptor is, or if
-    /// the segment is sealed against further writers. If this process has the segment already, that one is returned.
+    /// Attaches to the segment behind a descriptor that another process sent; for reading only if the
+    /// descriptor is, or if the segment is sealed against further writers. If this process has the segment
+    /// already, that one is returned.
     ///
     /// # Errors
     ///
-    /// [`NotSealed`](ErrorKind::NotSealed) for a memory file that its sender could cut, and those of [`Segment::open`].
+    /// [`NotSealed`](ErrorKind::NotSealed) for a memory file that its sender could cut, and those of
+    /// [`Segment::open`].
     pub fn received(&self, fd: OwnedFd) -> Result<Segment, Error> {
         self.join_received(fd).map_err(|e| e.during("attaching to a segment received as a descriptor"))
     }
@@ -286,7 +294,8 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// [`WrongOwner`](ErrorKind::WrongOwner), [`WrongMode`](ErrorKind::WrongMode), [`Denied`](ErrorKind::Denied).
+    /// [`WrongOwner`](ErrorKind::WrongOwner), [`WrongMode`](ErrorKind::WrongMode),
+    /// [`Denied`](ErrorKind::Denied).
     ///
     /// ```
     /// use crossproc_segment::{Segment, SegmentOptions};

@@ -35,8 +35,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossproc_atomic::{
-    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform, process_stamp,
-    shared_struct,
+    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform,
+    process_stamp, shared_struct,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -78,7 +78,10 @@ pub struct Participants {
 
 impl std::fmt::Debug for Participants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Participants").field("me", &self.me).field("slots", &self.slots.len()).finish_non_exhaustive()
+        f.debug_struct("Participants")
+            .field("me", &self.me)
+            .field("slots", &self.slots.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +117,9 @@ impl Participants {
         slot.start_time.store(identity.start_time, Ordering::Relaxed);
         slot.pidfd_inode.store(identity.pidfd_inode, Ordering::Relaxed);
         slot.sealed.store(identity.life, Ordering::Release);
-        let offset = usize::try_from(table.offset).unwrap_or(usize::MAX) + usize::from(index) * SLOT_BYTES + TOKEN_OFFSET;
+        let offset = usize::try_from(table.offset).unwrap_or(usize::MAX)
+            + usize::from(index) * SLOT_BYTES
+            + TOKEN_OFFSET;
         let token = helper.link(mapping, offset, &slot.token);
         Ok(Self { slots, me, helper, stamp: process_stamp(), token: Some(token) })
     }
@@ -194,7 +199,8 @@ fn is_proven_dead(slot: &Slot, life: u64, helper: &Helper) -> bool {
         }
         _ => {}
     }
-    let (start_time, inode) = (slot.start_time.load(Ordering::Relaxed), slot.pidfd_inode.load(Ordering::Relaxed));
+    let (start_time, inode) =
+        (slot.start_time.load(Ordering::Relaxed), slot.pidfd_inode.load(Ordering::Relaxed));
     // Before `sealed`, the two are the previous holder's; after `claim` has moved on, the next one's.
     let sealed = slot.sealed.load(Ordering::Acquire) == life && slot.claim.load(Ordering::Acquire) == life;
     match helper::pidfd(pid) {
@@ -255,7 +261,13 @@ impl Platform for Participants {
     fn unhold(&self, word: &AtomicU32) {
         Linux.unhold(word);
     }
-    fn wait(&self, word: &AtomicU32, expected: u32, also: Option<(&AtomicU32, u32)>, until: Option<Deadline>) {
+    fn wait(
+        &self,
+        word: &AtomicU32,
+        expected: u32,
+        also: Option<(&AtomicU32, u32)>,
+        until: Option<Deadline>,
+    ) {
         Linux.wait(word, expected, also, until);
     }
     #[inline]

@@ -1,8 +1,8 @@
 #![allow(unsafe_code)]
 //! The room of statics that a forked child must not share with its parent.
 //!
-//! A `static` mutex that was locked by another thread at the moment of a fork stays locked in the child for ever, and what
-//! it guards may be half changed. So the child gets a new value and leaves its parent's alone.
+//! A `static` mutex that was locked by another thread at the moment of a fork stays locked in the child for
+//! ever, and what it guards may be half changed. So the child gets a new value and leaves its parent's alone.
 //!
 //! Claim: a value, once published, is never freed. A process leaks one value per fork in its ancestry.
 

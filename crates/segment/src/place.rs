@@ -2,12 +2,12 @@
 //! The room where an offset becomes a reference.
 //!
 //! Claims, and who keeps them:
-//! * An offset is a number that anybody could have written. It is checked once, here, against the private length of the
-//!   mapping and the alignment of the type; then it is an address, and never looked at again.
+//! * An offset is a number that anybody could have written. It is checked once, here, against the private
+//!   length of the mapping and the alignment of the type; then it is an address, and never looked at again.
 //! * The address stays good: [`Placed`] holds an `Arc` of the mapping.
 //! * What is placed is [`Shared`]: valid for whatever bytes are there, and changed only through atomics.
-//! * [`Payload`] is the one exception to the last: plain data owned through a lock. It hands out a bare pointer, in an
-//!   `unsafe` function, to who holds the lock.
+//! * [`Payload`] is the one exception to the last: plain data owned through a lock. It hands out a bare
+//!   pointer, in an `unsafe` function, to who holds the lock.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -22,7 +22,8 @@ use crate::error::{Error, ErrorKind};
 use crate::map::Mapping;
 use crate::plain::Plain;
 
-/// `count` things that begin `offset` bytes after the start of a segment. A claim, not a proof: whoever uses it checks it.
+/// `count` things that begin `offset` bytes after the start of a segment. A claim, not a proof: whoever uses
+/// it checks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Bytes from the first byte of the segment.
@@ -49,8 +50,8 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Damaged`] if it does not lie inside of the mapping or is misaligned, [`ErrorKind::ReadOnly`] if the mapping
-    /// can not be written.
+    /// [`ErrorKind::Damaged`] if it does not lie inside of the mapping or is misaligned,
+    /// [`ErrorKind::ReadOnly`] if the mapping can not be written.
     ///
     /// ```
     /// use crossproc_atomic::{AtomicU64, Ordering};
@@ -70,7 +71,8 @@ impl Mapping {
         self.place_for_reading(offset)
     }
 
-    /// As [`place`](Self::place), also for a mapping that can only be read: there, a store through it faults (SIGSEGV).
+    /// As [`place`](Self::place), also for a mapping that can only be read: there, a store through it faults
+    /// (SIGSEGV).
     ///
     /// # Errors
     ///
@@ -90,7 +92,8 @@ impl Mapping {
         self.place_slice_for_reading(span)
     }
 
-    /// As [`place_slice`](Self::place_slice), also for a mapping that can only be read: there, a store through it faults.
+    /// As [`place_slice`](Self::place_slice), also for a mapping that can only be read: there, a store
+    /// through it faults.
     ///
     /// # Errors
     ///
@@ -127,7 +130,8 @@ impl Mapping {
             Error::new(
                 ErrorKind::Damaged,
                 format!(
-                    "{count} x {} bytes (aligned to {}) at offset {offset} do not fit into a segment of {} bytes",
+                    "{count} x {} bytes (aligned to {}) at offset {offset} do not fit into a segment of \
+                     {} bytes",
                     size_of::<T>(),
                     align_of::<T>(),
                     self.len()
@@ -158,8 +162,8 @@ impl<T: Shared> Deref for Placed<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: `resolve` checked bounds and alignment, `mapping` keeps the memory, and a Shared type is valid for any
-        // bytes and changed by atomics only.
+        // SAFETY: `resolve` checked bounds and alignment, `mapping` keeps the memory, and a Shared type is
+        // valid for any bytes and changed by atomics only.
         unsafe { self.at.as_ref() }
     }
 }
@@ -169,7 +173,8 @@ impl<T: Shared> Deref for PlacedSlice<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: as for `Placed`; `resolve` checked all `count` elements, and no mapping is larger than isize::MAX.
+        // SAFETY: as for `Placed`; `resolve` checked all `count` elements, and no mapping is larger than
+        // isize::MAX.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.count) }
     }
 }
@@ -209,14 +214,17 @@ impl<T: Shared> fmt::Debug for PlacedSlice<T> {
 
 /// Plain data in a segment that belongs to whoever holds a lock beside it.
 ///
-/// Only types for which every bit pattern is a value can be reached in place; others are copied out and checked.
+/// Only types for which every bit pattern is a value can be reached in place; others are copied out and
+/// checked.
 #[repr(transparent)]
 pub struct Payload<T>(UnsafeCell<T>);
 
-// SAFETY: through a shared reference it gives a bare pointer only, and its users promise exclusion (see `get`).
+// SAFETY: through a shared reference it gives a bare pointer only, and its users promise exclusion (see
+// `get`).
 unsafe impl<T: Plain + AnyBitPattern> Sync for Payload<T> {}
-// SAFETY: repr(transparent) over plain data: no pointer, no padding (NoUninit), valid for every bit pattern, zero included
-// (AnyBitPattern). It is not changed by atomics, but by the one who holds its lock, which is what `get` asks for.
+// SAFETY: repr(transparent) over plain data: no pointer, no padding (NoUninit), valid for every bit pattern,
+// zero included (AnyBitPattern). It is not changed by atomics, but by the one who holds its lock, which is
+// what `get` asks for.
 unsafe impl<T: Plain + AnyBitPattern> Shared for Payload<T> {}
 
 impl<T: Plain + AnyBitPattern> Payload<T> {
@@ -231,9 +239,9 @@ impl<T: Plain + AnyBitPattern> Payload<T> {
     ///
     /// # Safety
     ///
-    /// The caller holds the lock that this data belongs to, for as long as the reference lives, and nobody reaches the data
-    /// without the lock. (A *process* that breaks this rule can make our reads race; that is the trust that in-place guards
-    /// document.)
+    /// The caller holds the lock that this data belongs to, for as long as the reference lives, and nobody
+    /// reaches the data without the lock. (A *process* that breaks this rule can make our reads race; that is
+    /// the trust that in-place guards document.)
     #[inline]
     #[must_use]
     pub unsafe fn get(&self) -> &T {

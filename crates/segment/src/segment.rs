@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossproc_atomic::process_stamp;
@@ -13,7 +13,7 @@ use rustix::fs::fstat;
 use crate::backing::reopen;
 use crate::directory::{Directory, Object, ObjectInfo, ObjectSpec};
 use crate::error::{Error, ErrorKind};
-use crate::header::{Facts, Header, Unlink};
+use crate::header::{Facts, Header, Machine, Unlink};
 use crate::lock::{ClaimLock, FileLock, deadline};
 use crate::map::Mapping;
 use crate::names::Folder;
@@ -24,16 +24,16 @@ use crate::registry::{self, Key};
 
 /// Memory that processes share, with a directory of named objects in it.
 ///
-/// A `Segment` is a handle: clones are cheap, mean the same segment, and may be used by all threads. A process maps and joins
-/// a segment once, however often it opens it. When its last handle is dropped (objects placed in the segment hold one) the
-/// process leaves the segment.
+/// A `Segment` is a handle: clones are cheap, mean the same segment, and may be used by all threads. A
+/// process maps and joins a segment once, however often it opens it. When its last handle is dropped (objects
+/// placed in the segment hold one) the process leaves the segment.
 ///
 /// Which kind to take:
 ///
-/// * [`anonymous`](Segment::anonymous): no name, sealed against truncation, gone with its last user however that one ended.
-///   Another process gets it as a file descriptor, or as an argument of a spawned function.
-/// * [`create`](Segment::create), [`open`](Segment::open), [`open_or_create`](Segment::open_or_create): found by name by any
-///   process of the same user.
+/// * [`anonymous`](Segment::anonymous): no name, sealed against truncation, gone with its last user however
+///   that one ended. Another process gets it as a file descriptor, or as an argument of a spawned function.
+/// * [`create`](Segment::create), [`open`](Segment::open), [`open_or_create`](Segment::open_or_create): found
+///   by name by any process of the same user.
 /// * [`file`](Segment::file): at a path, and there until somebody removes it.
 ///
 /// ```
@@ -51,14 +51,14 @@ use crate::registry::{self, Key};
 ///
 /// # Fork
 ///
-/// A forked child has a copy of the handle but takes no part in the segment: all that needs a participant is an error of kind
-/// [`NotAttached`](ErrorKind::NotAttached), and dropping the handle does nothing to anybody else. The child joins with
-/// [`attach_again`](Segment::attach_again), or by opening the segment anew.
+/// A forked child has a copy of the handle but takes no part in the segment: all that needs a participant is
+/// an error of kind [`NotAttached`](ErrorKind::NotAttached), and dropping the handle does nothing to anybody
+/// else. The child joins with [`attach_again`](Segment::attach_again), or by opening the segment anew.
 ///
 /// # Truncation
 ///
-/// Nobody can cut an anonymous segment. Of a named or file segment every process that may write to it can, and whoever touches
-/// the lost part gets SIGBUS: give names to those only whom you trust that far.
+/// Nobody can cut an anonymous segment. Of a named or file segment every process that may write to it can,
+/// and whoever touches the lost part gets SIGBUS: give names to those only whom you trust that far.
 #[derive(Clone)]
 pub struct Segment(pub(crate) Arc<Core>);
 
@@ -78,8 +78,8 @@ pub(crate) struct Core {
     /// The incarnation of the process that all this belongs to.
     pub stamp: u64,
     pub key: Key,
-    /// Where the name is; set when there is one.
-    pub link: OnceLock<Link>,
+    /// Where the name is, if it has one.
+    pub link: Option<Link>,
     /// True for the handle that made the segment.
     pub creator: bool,
     pub granted: Granted,
@@ -94,13 +94,13 @@ pub(crate) struct Link {
 }
 
 impl Segment {
-    /// A segment without a name and with room for `len` bytes of objects (whole pages, its own tables come on top), in
-    /// memory that is there from the start.
+    /// A segment without a name and with room for `len` bytes of objects (whole pages, its own tables come on
+    /// top), in memory that is there from the start.
     ///
     /// # Errors
     ///
-    /// [`InvalidLength`](ErrorKind::InvalidLength) for 0, [`TooLarge`](ErrorKind::TooLarge) for what no file can hold,
-    /// [`NoMemory`](ErrorKind::NoMemory) for more than the machine or the control group has,
+    /// [`InvalidLength`](ErrorKind::InvalidLength) for 0, [`TooLarge`](ErrorKind::TooLarge) for what no file
+    /// can hold, [`NoMemory`](ErrorKind::NoMemory) for more than the machine or the control group has,
     /// [`TooManyFiles`](ErrorKind::TooManyFiles).
     ///
     /// ```
@@ -115,12 +115,14 @@ impl Segment {
 
     /// A new segment with a name, which other processes of this user can open until the last one has left it.
     ///
-    /// Nobody ever sees half of it. The remains of a segment of this name whose users were all killed are replaced.
+    /// Nobody ever sees half of it. The remains of a segment of this name whose users were all killed are
+    /// replaced.
     ///
     /// # Errors
     ///
-    /// [`Exists`](ErrorKind::Exists) if a living segment has the name, [`InvalidName`](ErrorKind::InvalidName),
-    /// [`NoSpace`](ErrorKind::NoSpace) if /dev/shm is full, and those of [`anonymous`](Segment::anonymous).
+    /// [`Exists`](ErrorKind::Exists) if a living segment has the name,
+    /// [`InvalidName`](ErrorKind::InvalidName), [`NoSpace`](ErrorKind::NoSpace) if /dev/shm is full, and
+    /// those of [`anonymous`](Segment::anonymous).
     ///
     /// ```
     /// use crossproc_segment::{ErrorKind, Segment};
@@ -141,13 +143,14 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound), and one kind for each way in which what has the name can be unusable: see
-    /// [`ErrorKind`].
+    /// [`NotFound`](ErrorKind::NotFound), and one kind for each way in which what has the name can be
+    /// unusable: see [`ErrorKind`].
     pub fn open(name: &str) -> Result<Self, Error> {
         SegmentOptions::new().open(name)
     }
 
-    /// Attaches to the segment of this name, or creates it. Of several processes that do so at once one creates.
+    /// Attaches to the segment of this name, or creates it. Of several processes that do so at once one
+    /// creates.
     ///
     /// # Errors
     ///
@@ -157,8 +160,8 @@ impl Segment {
         SegmentOptions::new().open_or_create(name, len)
     }
 
-    /// Attaches to the segment in the file at `path`, or creates it there. It stays when all have left it, also over a
-    /// reboot (on a file system that does), until the file is removed.
+    /// Attaches to the segment in the file at `path`, or creates it there. It stays when all have left it,
+    /// also over a reboot (on a file system that does), until the file is removed.
     ///
     /// For the moment of attaching and creating, the directory of the path is locked (`flock`).
     ///
@@ -242,7 +245,8 @@ impl Segment {
         self.0.granted
     }
 
-    /// Its file descriptor, with which another process attaches (`Segment::try_from`); `None` for adopted memory.
+    /// Its file descriptor, with which another process attaches (`Segment::try_from`); `None` for adopted
+    /// memory.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.0.fd.as_ref().map(AsFd::as_fd)
@@ -277,7 +281,8 @@ impl Segment {
         self.participants().map(drop)
     }
 
-    /// How many processes are attached and not proven dead. Those that attached for reading only are not counted.
+    /// How many processes are attached and not proven dead. Those that attached for reading only are not
+    /// counted.
     ///
     /// # Errors
     ///
@@ -290,7 +295,8 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`TooManyParticipants`](ErrorKind::TooManyParticipants), [`Busy`](ErrorKind::Busy).
+    /// [`TooManyParticipants`](ErrorKind::TooManyParticipants), [`Busy`](ErrorKind::Busy), and
+    /// [`WrongPidNamespace`](ErrorKind::WrongPidNamespace) if the child was forked into another one.
     pub fn attach_again(&self) -> Result<Self, Error> {
         let core = &self.0;
         if core.stamp == process_stamp() {
@@ -298,12 +304,13 @@ impl Segment {
         }
         let attach = || {
             // While we attach, nobody who leaves must take the segment for abandoned.
-            let _locked = match core.link.get() {
-                Some(link) => {
-                    link.folder.lock(false, false, deadline(core.timeout)).map_or_else(ok_if_gone, ok_some)?
-                }
-                None => None,
+            let until = deadline(core.timeout);
+            let _locked = match core.link.as_ref().map(|link| link.folder.lock(false, false, until)) {
+                // The directory is gone, and with it the name: nobody can take it away any more.
+                Some(Err(e)) if e.kind() == ErrorKind::NotFound => None,
+                locked => locked.transpose()?,
             };
+            core.facts.check_machine(Machine::here()?)?;
             registry::find_or_make(core.key, || {
                 let writable = core.mapping.is_writable();
                 let table = core.facts.geometry.participants;
@@ -332,13 +339,14 @@ impl Segment {
             .map_err(|e: Error| e.during(format_args!("attaching to {} after a fork", core.label)))
     }
 
-    /// Makes an object. Its memory is zero, then `init` gives it its first state (the offset of its first byte is told), then
-    /// it can be found. If this process is killed before that, nothing is left of it.
+    /// Makes an object. Its memory is zero, then `init` gives it its first state (the offset of its first
+    /// byte is told), then it can be found. If this process is killed before that, nothing is left of it.
     ///
     /// # Errors
     ///
-    /// [`Exists`](ErrorKind::Exists), [`NoSpace`](ErrorKind::NoSpace), [`InvalidName`](ErrorKind::InvalidName),
-    /// [`ReadOnly`](ErrorKind::ReadOnly), [`NotAttached`](ErrorKind::NotAttached), [`Busy`](ErrorKind::Busy).
+    /// [`Exists`](ErrorKind::Exists), [`NoSpace`](ErrorKind::NoSpace),
+    /// [`InvalidName`](ErrorKind::InvalidName), [`ReadOnly`](ErrorKind::ReadOnly),
+    /// [`NotAttached`](ErrorKind::NotAttached), [`Busy`](ErrorKind::Busy).
     ///
     /// ```
     /// use crossproc_atomic::{AtomicU64, Ordering};
@@ -346,7 +354,8 @@ impl Segment {
     /// use crossproc_segment::{ObjectKind, ObjectSpec, Segment};
     ///
     /// let segment = Segment::anonymous(4096)?;
-    /// let spec = ObjectSpec { kind: ObjectKind::new("Counter"), layout: u64::LAYOUT, count: 1, bytes: 8, align: 8 };
+    /// let kind = ObjectKind::new("Counter");
+    /// let spec = ObjectSpec { kind, layout: u64::LAYOUT, count: 1, bytes: 8, align: 8 };
     /// let object = segment.create_object("hits", &spec, |mapping, offset| {
     ///     mapping.place::<AtomicU64>(offset).expect("it was made for this").store(41, Ordering::Relaxed);
     /// })?;
@@ -368,13 +377,15 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound), [`WrongKind`](ErrorKind::WrongKind), [`WrongType`](ErrorKind::WrongType),
-    /// [`TooSmall`](ErrorKind::TooSmall), [`Damaged`](ErrorKind::Damaged).
+    /// [`NotFound`](ErrorKind::NotFound), [`WrongKind`](ErrorKind::WrongKind),
+    /// [`WrongType`](ErrorKind::WrongType), [`TooSmall`](ErrorKind::TooSmall),
+    /// [`Damaged`](ErrorKind::Damaged).
     pub fn open_object(&self, name: &str, spec: &ObjectSpec) -> Result<Object, Error> {
         self.0.directory.open(name, spec).map_err(|e| self.about("opening", spec, name, e))
     }
 
-    /// Finds an object or makes it. Of several processes that do so at once one makes it, the others wait for that one.
+    /// Finds an object or makes it. Of several processes that do so at once one makes it, the others wait for
+    /// that one.
     ///
     /// # Errors
     ///
@@ -432,15 +443,6 @@ impl Segment {
     }
 }
 
-fn ok_some<T>(value: T) -> Result<Option<T>, Error> {
-    Ok(Some(value))
-}
-
-/// A directory that is not there any more needs no lock.
-fn ok_if_gone<T>(error: Error) -> Result<Option<T>, Error> {
-    if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) }
-}
-
 impl Core {
     #[cold]
     fn no_participant(&self) -> Error {
@@ -448,7 +450,8 @@ impl Core {
             return Error::new(
                 ErrorKind::NotAttached,
                 format!(
-                    "using {}: this process was forked from one that is attached to it, and has not attached itself; \
+                    "using {}: this process was forked from one that is attached to it, and has not \
+                     attached itself; \
                      call `Segment::attach_again`, or open it again",
                     self.label
                 ),
@@ -471,7 +474,7 @@ impl Core {
             Unlink::OwnerDrop => self.creator,
             Unlink::Never => false,
         };
-        let (Some(link), Some(fd), true) = (self.link.get(), &self.fd, close) else { return Ok(()) };
+        let (Some(link), Some(fd), true) = (&self.link, &self.fd, close) else { return Ok(()) };
         // Whoever attaches by name has this lock: nobody comes while we look whether anybody is left.
         let locked = link.folder.lock(false, false, deadline(self.timeout))?;
         drop(participants);
@@ -494,7 +497,8 @@ impl Drop for Core {
         if self.stamp != process_stamp() {
             return;
         }
-        // What can fail here leaves a name without participants, which the next create or open takes for what it is.
+        // What can fail here leaves a name without participants, which the next create or open takes for what
+        // it is.
         let _ = self.leave();
         registry::forget(self.key, self);
     }

@@ -27,7 +27,8 @@ impl TryFrom<OwnedFd> for Segment {
     }
 }
 
-/// A segment travels beside the bytes, as a descriptor ([`handover`](crate::handover)): this writes its index.
+/// A segment travels beside the bytes, as a descriptor ([`handover`](crate::handover)): this writes its
+/// index.
 ///
 /// ```
 /// use crossproc_segment::{Segment, handover};
@@ -49,7 +50,8 @@ impl TryFrom<OwnedFd> for Segment {
 impl Serialize for Segment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Some(fd) = self.fd() else {
-            let sentence = "sending a segment in adopted memory: it has no descriptor; adopt the memory in the other process too";
+            let sentence = "sending a segment in adopted memory: it has no descriptor; adopt the memory \
+             in the other process too";
             return Err(ser_error(Error::new(ErrorKind::Unsupported, sentence)));
         };
         put(fd).map_err(ser_error)?.serialize(serializer)

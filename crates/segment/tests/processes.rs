@@ -1,7 +1,8 @@
-//! What needs several processes, namespaces or limits. No test harness and no threads of our own here, so that `fork` is safe;
-//! every scenario runs in a child process and ends within a minute or is a failure.
+//! What needs several processes, namespaces or limits. No test harness and no threads of our own here, so
+//! that `fork` is safe; every scenario runs in a child process and ends within a minute or is a failure (see
+//! `child::fork`).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +36,8 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("a_full_file_system_is_an_error", a_full_file_system_is_an_error),
 ];
 
-/// Runs the scenarios whose names contain the first argument that is no option, and reports as cargo's harness does.
+/// Runs the scenarios whose names contain the first argument that is no option, and reports as cargo's
+/// harness does.
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted =
@@ -48,12 +50,7 @@ fn main() -> ExitCode {
     println!("\nrunning {} tests", chosen.len());
     let mut failed = 0;
     for (name, scenario) in &chosen {
-        let status = fork(|| {
-            // SAFETY: without a handler, SIGALRM ends the process.
-            unsafe { libc::alarm(60) };
-            scenario();
-        });
-        let verdict = status.wait();
+        let verdict = fork(scenario).wait();
         println!(
             "test {name} ... {}",
             if verdict == Ok(0) { "ok".into() } else { format!("FAILED ({verdict:?})") }
@@ -120,10 +117,10 @@ impl Board {
         let mut looks = 0_u32;
         while self.get(word) < value {
             looks += 1;
-            if looks > 1000 {
-                std::thread::sleep(Duration::from_micros(50));
-            } else {
-                std::hint::spin_loop();
+            match looks {
+                ..200 => std::hint::spin_loop(),
+                200..5000 => std::thread::yield_now(),
+                _ => std::thread::sleep(Duration::from_micros(50)),
             }
         }
     }
@@ -156,17 +153,28 @@ fn ended_well(child: Child) {
     assert_eq!(child.wait(), Ok(0), "the child found what it should");
 }
 
-/// 1000 rounds; in odd ones both `create`, in even ones both `open_or_create`.
+/// 1000 rounds; in odd ones both `create`, in even ones both `open_or_create`. Beside it the same race by the
+/// means that everybody uses first (look whether it is there, then create), which must be seen to lose.
 fn two_processes_create_one_name_at_once() {
     const ROUNDS: u64 = 1000;
     const START: usize = 0;
     const DONE: usize = 1;
     const CREATED: usize = 2;
+    const NAIVE_START: usize = 3;
+    const NAIVE_CREATED: usize = 4;
     let (base, board) = (Base::new("race"), Board::new());
+    let naive = base.0.join("naive");
     let race = || {
         let options = base.options().participants(4).objects(1);
         for round in 1..=ROUNDS {
+            board.meet(NAIVE_START, 2, round);
+            if !naive.exists() {
+                std::thread::sleep(Duration::from_micros(20)); // what building the segment takes at least
+                std::fs::File::create(&naive).expect("created");
+                board.add(NAIVE_CREATED);
+            }
             board.meet(START, 2, round);
+            let _ = std::fs::remove_file(&naive);
             let segment = if round % 2 == 1 {
                 match options.create("x", 4096) {
                     Ok(segment) => {
@@ -197,11 +205,15 @@ fn two_processes_create_one_name_at_once() {
     };
     let children = [fork(race), fork(race)];
     children.into_iter().for_each(ended_well);
-    assert_eq!(board.get(CREATED), ROUNDS);
+    let (ours, naive) = (board.get(CREATED), board.get(NAIVE_CREATED));
+    println!("{ROUNDS} rounds: {ours} creations, {naive} by looking first");
+    assert_eq!(ours, ROUNDS);
+    assert!(naive > ROUNDS, "the race was never there");
     base.end();
 }
 
-/// Without meeting each other: segments, and the directory with the last of them, appear and vanish under everybody's hands.
+/// Without meeting each other: segments, and the directory with the last of them, appear and vanish under
+/// everybody's hands.
 fn names_that_come_and_go_are_never_an_error() {
     let base = Base::new("storm");
     let children = [0, 1, 2].map(|who| {
@@ -335,11 +347,14 @@ fn a_forked_child_takes_no_part_until_it_attaches() {
         drop(segment.clone());
     });
     ended_well(detached);
-    // A child that drops all it has inherited, as one that returns from `main` does.
-    let inherited = std::cell::Cell::new(Some(base.options().open("x").expect("the same handle")));
-    drop(segment);
+    // A child that drops all it has inherited, as one that returns from `main` does, the creator's handle
+    // too.
+    let owned = base.options().unlink_policy(Unlink::OwnerDrop).create("owned", 4096).expect("a segment");
+    let inherited = std::cell::Cell::new(Some((segment, owned)));
     ended_well(fork(|| drop(inherited.take())));
-    let segment = inherited.take().expect("the parent's is its own");
+    let (segment, owned) = inherited.take().expect("the parent's are its own");
+    assert_eq!(base.options().names().expect("a list"), ["owned", "x"]);
+    drop(owned);
     assert_eq!((segment.living().expect("counted"), base.options().names().expect("a list").len()), (1, 1));
 
     let attached = fork(|| {
@@ -398,8 +413,8 @@ fn a_fork_while_others_hold_our_locks_is_harmless() {
         }
         let mut forks = 0;
         while Instant::now() < until {
-            // Only calls that are allowed after a fork of a process with threads, as far as libc's own locks go; ours must not
-            // be in the way.
+            // Only calls that are allowed after a fork of a process with threads, as far as libc's own locks
+            // go; ours must not be in the way.
             let child = fork(|| {
                 let segment = Segment::anonymous(4096).expect("memory");
                 segment.check_attached().expect("attached");
@@ -434,7 +449,8 @@ fn a_segment_that_was_sent_is_closed_by_its_last_user() {
     base.end();
 }
 
-/// A child makes a segment and an object in it and leaves again; it is killed at its n-th system call, for every n.
+/// A child makes a segment and an object in it and leaves again; it is killed at its n-th system call, for
+/// every n.
 fn a_creator_killed_at_any_system_call_blocks_nobody() {
     let base = Base::new("ptrace");
     let file = base.0.join("file");
@@ -542,22 +558,24 @@ fn an_adopter_killed_while_it_creates_is_succeeded() {
 }
 
 fn too_many_files_is_an_error_and_leaks_none() {
+    type Way = fn(&Base) -> Result<Segment, crossproc_segment::Error>;
     let base = Base::new("files");
     // The helper thread and its descriptors are there once and for all.
     drop(Segment::anonymous(1).expect("memory"));
     let open_files = || std::fs::read_dir("/proc/self/fd").expect("it is there").count();
     let before = open_files();
+    let lowest_free = std::fs::File::open("/dev/null").expect("opened").as_raw_fd() as u64;
     let mut refused = 0;
     // Each way in, with room for 0, 1, 2, .. more descriptors.
     for more in 0..12 {
-        let ways: [fn(&Base) -> Result<Segment, crossproc_segment::Error>; 4] = [
+        let ways: [Way; 4] = [
             |_| Segment::anonymous(4096),
             |base| base.options().create("x", 4096),
             |base| base.options().open_or_create("x", 4096),
             |base| SegmentOptions::new().unlink_policy(Unlink::LastClose).file(base.0.join("f"), 4096),
         ];
         for way in ways {
-            child::limit_files(before as u64 - 1 + more);
+            child::limit_files(lowest_free + more);
             let made = way(&base);
             let object =
                 made.as_ref().map(|s| s.create_object("n", &words(1), |_, _| {}).map_err(|e| e.kind()));
@@ -669,6 +687,7 @@ fn another_pid_namespace_is_refused() {
         ended_well(fork(|| {
             assert_eq!(std::process::id(), 1, "the first process of a new namespace");
             assert_eq!(kind(base.options().open("x")), ErrorKind::WrongPidNamespace);
+            assert_eq!(kind(segment.attach_again()), ErrorKind::WrongPidNamespace);
             assert_eq!(kind(base.options().open_or_create("x", 1)), ErrorKind::WrongPidNamespace);
             assert_eq!(
                 kind(Segment::try_from(descriptor.try_clone().expect("a copy"))),
@@ -692,7 +711,8 @@ fn a_full_file_system_is_an_error() {
             board.add(0);
             return;
         }
-        // Where the kernel's memory check would not already refuse: each of these fits the machine, none the mount.
+        // Where the kernel's memory check would not already refuse: each of these fits the machine, none the
+        // mount.
         let options = base.options().participants(4).objects(4);
         for len in [1 << 20, 2 << 20, 64 << 20] {
             let error = options.create("x", len).expect_err("larger than the file system");

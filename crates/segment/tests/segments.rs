@@ -1,5 +1,5 @@
-//! What one process can show: each way in which making and opening can fail, policies, seals, objects, adopted memory.
-//! Each test works in a directory of names of its own.
+//! What one process can show: each way in which making and opening can fail, policies, seals, objects,
+//! adopted memory. Each test works in a directory of names of its own.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::fd::{AsFd, OwnedFd};

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
 use crate::place::Place;
@@ -15,42 +16,51 @@ const MARK: &str = "CROSSPROC_TEST_RUN";
 /// How long a process that is about to end may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The state of the machine before a run.
+/// The state of the machine before a run, and a temporary folder for the run alone, so that what others do at
+/// the same time is not taken for ours.
 #[derive(Debug)]
 pub struct Before {
     names: BTreeSet<PathBuf>,
     mark: String,
+    folder: PathBuf,
 }
 
 impl Before {
-    pub fn look() -> Self {
-        let mark = format!("{}-{:?}", std::process::id(), std::time::SystemTime::now());
-        let mark: String = mark.chars().filter(|c| c.is_ascii_digit() || *c == '-').collect();
-        Self { names: names(), mark }
+    pub fn look() -> Result<Self, String> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let mark = format!("{}-{time}", std::process::id());
+        let folder = env::temp_dir().join(format!("crossproc-xtask-{mark}"));
+        fs::create_dir(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+        Ok(Self { names: shared_names(), mark, folder })
     }
 
-    /// Name and value of the variable that everything started by the run has to inherit.
-    pub fn mark(&self) -> (&'static str, &str) {
-        (MARK, &self.mark)
+    /// What everything started by the run has to inherit.
+    pub fn equip(&self, command: &mut Command) {
+        command.env(MARK, &self.mark).env("TMPDIR", &self.folder);
     }
 
     /// One line for each thing that is there now and was not before. Processes among them are killed.
     pub fn left(&self, place: &Place) -> Vec<String> {
         let started = Instant::now();
-        let processes = loop {
-            let processes = self.processes(place);
-            if processes.is_empty() || started.elapsed() > PATIENCE {
-                break processes;
+        let (processes, files) = loop {
+            let (processes, files) = (self.processes(place), self.files());
+            if (processes.is_empty() && files.is_empty()) || started.elapsed() > PATIENCE {
+                break (processes, files);
             }
             sleep(Duration::from_millis(50));
         };
-        let mut lines: Vec<String> =
-            names().difference(&self.names).map(|path| format!("file {}", path.display())).collect();
+        let mut lines: Vec<String> = files.iter().map(|path| format!("file {}", path.display())).collect();
         for process in processes {
             lines.push(format!("process {}: {}", process.pid, process.command()));
             process.kill();
         }
         lines
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        // Compilers and linkers have files of their own in the temporary folder.
+        let temporary = entries(&self.folder).filter(|path| is_ours(path));
+        shared_names().difference(&self.names).cloned().chain(temporary).collect()
     }
 
     fn processes(&self, place: &Place) -> Vec<Process> {
@@ -68,21 +78,27 @@ impl Before {
     }
 }
 
-/// Files of ours below /dev/shm (an empty folder per user may stay) and in the temporary folder.
-fn names() -> BTreeSet<PathBuf> {
+impl Drop for Before {
+    fn drop(&mut self) {
+        // What stays in it has been reported.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Files of ours below /dev/shm. An empty folder per user may stay.
+fn shared_names() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
-    for path in entries(Path::new("/dev/shm")).filter(|path| is_ours(path, "crossproc")) {
+    for path in entries(Path::new("/dev/shm")).filter(|path| is_ours(path)) {
         files_below(path, &mut found);
     }
-    found.extend(entries(&env::temp_dir()).filter(|path| is_ours(path, "crossproc-")));
     found
 }
 
-fn is_ours(path: &Path, prefix: &str) -> bool {
+fn is_ours(path: &Path) -> bool {
     // A name of ours may be hidden by a leading dot while it is made.
     path.file_name()
         .and_then(|name| name.to_str())
-        .is_some_and(|name| name.trim_start_matches('.').starts_with(prefix))
+        .is_some_and(|name| name.trim_start_matches('.').starts_with("crossproc"))
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
@@ -100,7 +116,6 @@ fn files_below(path: PathBuf, found: &mut BTreeSet<PathBuf>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
 
     fn place() -> Place {
         Place { root: PathBuf::new(), target: PathBuf::from("/nowhere") }
@@ -108,15 +123,18 @@ mod tests {
 
     #[test]
     fn a_process_and_a_file_that_stay_are_named() {
-        let before = Before::look();
-        let (name, value) = before.mark();
-        let file = env::temp_dir().join(format!("crossproc-leftover-{}", std::process::id()));
-        fs::write(&file, "").unwrap();
-        let mut child = Command::new("sleep").arg("1000").env(name, value).spawn().unwrap();
+        let before = Before::look().unwrap();
+        let mut command = Command::new("sh");
+        before
+            .equip(command.args(["-c", "echo > $TMPDIR/crossproc-x; echo > $TMPDIR/other; exec sleep 1000"]));
+        let mut child = command.spawn().unwrap();
         let left = before.left(&place());
-        fs::remove_file(&file).unwrap();
+        let file = before.folder.join("crossproc-x");
         assert!(left.contains(&format!("file {}", file.display())), "{left:?}");
         assert!(left.contains(&format!("process {}: sleep 1000", child.id())), "{left:?}");
+        assert!(!left.iter().any(|line| line.contains("other")), "{left:?}");
+        drop(before);
+        assert!(!file.exists());
         assert!(!child.wait().unwrap().success(), "it was killed");
     }
 }

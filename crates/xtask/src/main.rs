@@ -84,8 +84,8 @@ fn main() -> ExitCode {
         Command::Mutants(options) => mutants::run(&place, &options),
         Command::Model { filter } => model::run(&place, filter.as_deref()),
         Command::Fuzz { target, duration } => fuzz::run(&place, &target, duration),
-        Command::Storm { duration } => tools::soak(&place, "storm", duration),
-        Command::Torn { duration } => tools::soak(&place, "torn", duration),
+        Command::Storm { duration } => tools::storm(&place, duration),
+        Command::Torn { duration } => tools::torn(&place, duration),
         Command::Miri { seeds } => tools::miri(&place, seeds),
         Command::Sanitize(options) => tools::sanitize(&place, &options),
     });

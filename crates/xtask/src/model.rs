@@ -80,7 +80,7 @@ pub fn run(place: &Place, filter: Option<&str>) -> Result<bool, String> {
         let mut command = tests(place, shim);
         command.args(["--", "--show-output"]).args(filter);
         let from = session.tally.models.len();
-        session.tests(shim.title(), command, LIMIT)?;
+        session.models(shim.title(), command, LIMIT)?;
         for (name, executions) in &session.tally.models[from..] {
             println!("    {name:<44} {:>12} executions", crate::text::count(*executions));
         }

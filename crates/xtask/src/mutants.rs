@@ -73,7 +73,7 @@ pub struct Case {
 
 impl Case {
     fn name(&self) -> String {
-        format!("{}:{} {}", self.file, self.mutant.line, self.mutant.change)
+        format!("{}:{}:{} {}", self.file, self.mutant.line, self.mutant.column, self.mutant.change)
     }
 }
 
@@ -83,17 +83,19 @@ pub struct Report {
     chosen: String,
     verdicts: Vec<(Case, Verdict)>,
     explained: Vec<Case>,
+    /// Models that fail as they are, which therefore can not judge anything.
+    unusable: Vec<String>,
     /// Not run, because the time was up.
     left: usize,
 }
 
 impl Report {
-    fn number(&self, which: impl Fn(&Verdict) -> bool) -> u64 {
-        self.verdicts.iter().filter(|(_, verdict)| which(verdict)).count() as u64
-    }
-
-    fn killed(&self) -> u64 {
-        self.number(|verdict| matches!(verdict, Verdict::Killed { .. } | Verdict::KilledByLimit))
+    /// How many of those without an explanation got a verdict that fits.
+    fn number(&self, fits: impl Fn(&Verdict) -> bool) -> usize {
+        self.verdicts
+            .iter()
+            .filter(|(case, verdict)| case.mutant.explained.is_none() && fits(verdict))
+            .count()
     }
 
     /// What speaks against the models, or against an explanation.
@@ -119,12 +121,13 @@ impl Report {
     }
 
     pub fn ok(&self) -> bool {
-        self.complaints().is_empty()
+        self.complaints().is_empty() && self.unusable.is_empty()
     }
 
     pub fn short(&self) -> String {
-        let run = self.verdicts.iter().filter(|(case, _)| case.mutant.explained.is_none()).count();
-        let mut text = format!("{} of {run} killed", self.killed());
+        let killed =
+            self.number(|verdict| matches!(verdict, Verdict::Killed { .. } | Verdict::KilledByLimit));
+        let mut text = format!("{killed} of {} killed", self.number(|_| true));
         if self.left > 0 {
             text.push_str(&format!(", {} left for `cargo xtask mutants`", self.left));
         }
@@ -139,8 +142,7 @@ impl Report {
 
     /// Everything that a person has to read.
     pub fn details(&self) -> String {
-        let complaints: Vec<_> = self.complaints().iter().map(|text| format!("  {text}\n")).collect();
-        complaints.concat()
+        self.unusable.iter().chain(&self.complaints()).map(|text| format!("  {text}\n")).collect()
     }
 }
 
@@ -166,7 +168,7 @@ pub fn run(place: &Place, options: &Options) -> Result<bool, String> {
     }
     let report = work.run(None, |line| println!("{line}"))?;
     for case in &report.explained {
-        println!("{:<60} explained: {}", case.name(), case.mutant.explained.as_deref().unwrap_or_default());
+        println!("{:<56} explained: {}", case.name(), case.mutant.explained.as_deref().unwrap_or_default());
     }
     if !report.ok() {
         println!("\nnot as they should be:\n{}", report.details());
@@ -257,12 +259,12 @@ impl<'a> Work<'a> {
         if budget.is_some() {
             self.start_elsewhere();
         }
-        let workers =
-            std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4).min(self.queue.len());
         let first = self.copy(0)?;
         let limits = self.baseline(&first)?;
+        self.queue.retain(|case| limits.contains_key(case.package));
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
         let mut copies = vec![first];
-        for number in 1..workers {
+        for number in 1..workers.min(self.queue.len()) {
             copies.push(self.copy(number)?);
         }
 
@@ -273,7 +275,7 @@ impl<'a> Work<'a> {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let done = |case: Case, verdict: Verdict| {
             let mut verdicts = verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-            progress(&format!("{:<60} {} [{}/{total}]", case.name(), describe(&verdict), verdicts.len() + 1));
+            progress(&format!("{:<56} {} [{}/{total}]", case.name(), describe(&verdict), verdicts.len() + 1));
             verdicts.push((case, verdict));
         };
         std::thread::scope(|scope| {
@@ -297,7 +299,7 @@ impl<'a> Work<'a> {
         })?;
         self.report.left = queue.into_inner().unwrap_or_else(PoisonError::into_inner).len();
         self.report.verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.report.verdicts.sort_by_key(|(case, _)| (case.file, case.mutant.line));
+        self.report.verdicts.sort_by_key(|(case, _)| (case.file, case.mutant.line, case.mutant.column));
         Ok(self.report)
     }
 
@@ -341,24 +343,28 @@ impl<'a> Work<'a> {
         Ok(copy)
     }
 
-    /// The models must pass on the copy as it is, or every mutant would look noticed.
-    fn baseline(&self, copy: &Copy) -> Result<BTreeMap<&'static str, Duration>, String> {
+    /// The models must pass on the copy as it is, or every mutant would look noticed. How long a mutant of
+    /// each package may take; a package whose models can not judge is not among them.
+    fn baseline(&mut self, copy: &Copy) -> Result<BTreeMap<&'static str, Duration>, String> {
         let packages: BTreeSet<_> = self.queue.iter().map(|case| case.package).collect();
         let mut limits = BTreeMap::new();
         for package in packages {
+            let mut limit = LIMIT;
+            let mut passed = true;
             for shim in Shim::ALL {
                 let build = copy.build(self.place, package, shim)?;
                 let outcome =
                     if build.ok() { copy.models(self.place, package, shim, BUILD_LIMIT)? } else { build };
-                if !outcome.ok() {
-                    return Err(format!(
-                        "the {} fail without any mutation:\n{}",
-                        shim.title(),
-                        outcome.output
-                    ));
+                limit = limit.max(outcome.time * 4);
+                passed = outcome.ok();
+                if !passed {
+                    let what = format!("{package}, {}: fails without any mutation", shim.title());
+                    self.report.unusable.push(format!("{what}:\n{}", outcome.output));
+                    break;
                 }
-                let limit: &mut Duration = limits.entry(package).or_insert(LIMIT);
-                *limit = (*limit).max(outcome.time * 4);
+            }
+            if passed {
+                limits.insert(package, limit);
             }
         }
         Ok(limits)

@@ -8,10 +8,14 @@
 //! not run: REASON
 //! ```
 
+use std::collections::BTreeSet;
+
 /// One test binary, or the doc tests of one crate.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Unit {
     pub name: String,
+    /// False for a program that is a test by its exit status alone, and for a binary that crashed.
+    has_result: bool,
     pub passed: u64,
     pub failed: u64,
     pub ignored: u64,
@@ -44,6 +48,7 @@ impl Parsed {
 
 pub fn parse(output: &str) -> Parsed {
     let mut parsed = Parsed::default();
+    let mut failed_targets = BTreeSet::new();
     for line in output.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("Running ") {
             if let Some(name) = binary(rest) {
@@ -69,6 +74,18 @@ pub fn parse(output: &str) -> Parsed {
             line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
             parsed.failures.push(name.to_owned());
+        } else if let Some(arguments) = line.strip_prefix("`-p ").and_then(|rest| rest.strip_suffix('`')) {
+            // Cargo's list of failed targets, as arguments to run each again: package and target are named.
+            failed_targets.extend(arguments.split(' ').map(|word| word.replace('-', "_")));
+        }
+    }
+    for unit in parsed.units.iter_mut().filter(|unit| !unit.has_result) {
+        let name = unit.name.split(" (").next().unwrap_or(&unit.name);
+        if failed_targets.contains(&name.replace('-', "_")) {
+            unit.failed += 1;
+            parsed.failures.push(unit.name.clone());
+        } else {
+            unit.passed += 1;
         }
     }
     parsed
@@ -79,11 +96,18 @@ fn binary(rest: &str) -> Option<String> {
     let (source, path) = rest.strip_suffix(')')?.rsplit_once(" (")?;
     let file = path.rsplit('/').next()?;
     let name = file.rsplit_once('-').map_or(file, |(name, _hash)| name);
-    Some(if source.starts_with("unittests ") { format!("{name} (unit)") } else { name.to_owned() })
+    Some(if source.starts_with("unittests examples/") {
+        format!("{name} (example)")
+    } else if source.starts_with("unittests ") {
+        format!("{name} (unit)")
+    } else {
+        name.to_owned()
+    })
 }
 
 /// `ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.12s`
 fn add_result(unit: &mut Unit, rest: &str) {
+    unit.has_result = true;
     let counts = rest.split_once(". ").map_or(rest, |(_, counts)| counts);
     for part in counts.split(';').map(str::trim) {
         if let Some(seconds) = part.strip_prefix("finished in ").and_then(|s| s.strip_suffix('s')) {
@@ -147,6 +171,22 @@ test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
         assert!((parsed.units[1].seconds - 1.5).abs() < 1e-9);
         assert!((parsed.units[2].seconds - 0.3).abs() < 1e-9);
         assert_eq!(parsed.failures, ["event::tear"]);
+    }
+
+    #[test]
+    fn a_program_without_a_result_line_counts_by_its_exit_status() {
+        let running = "
+     Running unittests examples/tour.rs (target/debug/examples/tour-00a7d33c1a1f2e4b)
+hello
+     Running tests/it/main.rs (target/debug/deps/it-00a7d33c1a1f2e4b)
+     Running unittests src/lib.rs (target/debug/deps/crossproc_atomic-00a7d33c1a1f2e4b)
+test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s
+";
+        assert_eq!((parse(running).passed(), parse(running).failed()), (11, 0));
+        let parsed =
+            parse(&format!("{running}error: 1 target failed:\n    `-p crossproc-tests --test it`\n"));
+        assert_eq!((parsed.passed(), parsed.failed()), (10, 1));
+        assert_eq!(parsed.failures, ["it"]);
     }
 
     #[test]

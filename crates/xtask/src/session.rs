@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::leftovers::Before;
-use crate::output::{self, Unit};
+use crate::output::{self, Parsed, Unit};
 use crate::place::Place;
-use crate::run;
+use crate::run::{self, End, Outcome};
 use crate::text::{count, duration, many};
 
 /// Names a file to which tests append a line for each case that this machine does not allow.
@@ -50,13 +50,14 @@ impl<'a> Session<'a> {
         let logs = place.folder("xtask")?;
         let file = logs.join("not-run.txt");
         fs::write(&file, "").map_err(|e| format!("cannot write {}: {e}", file.display()))?;
-        Ok(Self { place, logs, before: Before::look(), started: Instant::now(), tally: Tally::default() })
+        Ok(Self { place, logs, before: Before::look()?, started: Instant::now(), tally: Tally::default() })
     }
 
     /// A step that either holds or does not.
     pub fn check(&mut self, name: &str, command: Command, limit: Duration) -> Result<bool, String> {
         let outcome = self.execute(name, command, limit)?;
         self.close(name, outcome.ok(), outcome.time, "", &outcome.output);
+        self.tally.add_check(outcome.ok());
         Ok(outcome.ok())
     }
 
@@ -64,38 +65,43 @@ impl<'a> Session<'a> {
     pub fn tests(&mut self, name: &str, command: Command, limit: Duration) -> Result<bool, String> {
         let outcome = self.execute(name, command, limit)?;
         let parsed = output::parse(&outcome.output);
-        let executions: u64 = parsed.models.iter().map(|(_, n)| n).sum();
-        let mut note = many(parsed.passed() + parsed.failed(), "test");
-        if !parsed.models.is_empty() {
-            note =
-                format!("{}, {}", many(parsed.models.len() as u64, "model"), many(executions, "execution"));
+        let note = many(parsed.passed() + parsed.failed(), "test");
+        Ok(self.count(name, &outcome, parsed, note))
+    }
+
+    /// A step that runs models. One that runs none has failed.
+    pub fn models(&mut self, name: &str, command: Command, limit: Duration) -> Result<bool, String> {
+        let mut outcome = self.execute(name, command, limit)?;
+        let parsed = output::parse(&outcome.output);
+        if outcome.ok() && parsed.models.is_empty() {
+            outcome.end = End::Failure;
+            outcome.output.push_str("\nno model said how many executions it had\n");
         }
+        let executions: u64 = parsed.models.iter().map(|(_, n)| n).sum();
+        let note =
+            format!("{}, {}", many(parsed.models.len() as u64, "model"), many(executions, "execution"));
+        Ok(self.count(name, &outcome, parsed, note))
+    }
+
+    fn count(&mut self, name: &str, outcome: &Outcome, parsed: Parsed, mut note: String) -> bool {
         if !parsed.failures.is_empty() {
             note = format!("{note}; failed: {}", parsed.failures.join(", "));
         }
-        // A binary that aborts, and code that does not build, have no result line.
-        let silent = u64::from(!outcome.ok() && parsed.failed() == 0);
-        let ran = parsed.units.iter().filter(|unit| unit.passed + unit.failed > 0).count() as u64;
         self.close(name, outcome.ok(), outcome.time, &note, &outcome.output);
         let tally = &mut self.tally;
-        // `close` has counted the step as a check, but here the tests are what counts.
-        if outcome.ok() {
-            tally.checks_passed -= 1;
-        } else {
-            tally.checks_failed -= 1;
-        }
         tally.tests_passed += parsed.passed();
         tally.tests_failed += parsed.failed();
-        tally.checks_failed += silent;
+        // A binary that aborts, and code that does not build, have no result line.
+        tally.checks_failed += u64::from(!outcome.ok() && parsed.failed() == 0);
         tally.ignored += parsed.ignored();
-        tally.binaries += ran;
+        tally.binaries += parsed.units.iter().filter(|unit| unit.passed + unit.failed > 0).count() as u64;
         tally.models.extend(parsed.models);
         tally.corpora.extend(parsed.corpora);
         tally.units.extend(parsed.units);
         for reason in parsed.not_run {
             *tally.not_run.entry(reason).or_default() += 1;
         }
-        Ok(outcome.ok())
+        outcome.ok()
     }
 
     /// A step that this program does itself. It returns whether all was well, a note and a full report.
@@ -109,6 +115,7 @@ impl<'a> Session<'a> {
         let (ok, note, report) =
             work().unwrap_or_else(|error| (false, String::new(), format!("error: {error}\n")));
         self.close(name, ok, started.elapsed(), &note, &report);
+        self.tally.add_check(ok);
         Ok(ok)
     }
 
@@ -119,20 +126,17 @@ impl<'a> Session<'a> {
         self.tally.optional.push(format!("{name}: {reason}"));
     }
 
-    fn execute(&self, name: &str, mut command: Command, limit: Duration) -> Result<run::Outcome, String> {
+    fn execute(&self, name: &str, mut command: Command, limit: Duration) -> Result<Outcome, String> {
         announce(name);
         let log = self.logs.join(format!("{}.log", name.replace([' ', ','], "-")));
-        let (mark, value) = self.before.mark();
-        command.env(mark, value).env(NOT_RUN_FILE, self.logs.join("not-run.txt"));
+        self.before.equip(&mut command);
+        command.env(NOT_RUN_FILE, self.logs.join("not-run.txt"));
         run::run(&mut command, &log, limit, None)
     }
 
     fn close(&mut self, name: &str, ok: bool, time: Duration, note: &str, report: &str) {
         println!("{:<6} {:>12}   {note}", if ok { "ok" } else { "FAILED" }, duration(time));
-        if ok {
-            self.tally.checks_passed += 1;
-        } else {
-            self.tally.checks_failed += 1;
+        if !ok {
             println!("\n---- {name}\n{}\n----\n", report.trim_end());
         }
         self.tally.times.push((name.to_owned(), time));
@@ -147,11 +151,7 @@ impl<'a> Session<'a> {
         }
         self.read_not_run_file()?;
         let tally = &mut self.tally;
-        if left.is_empty() {
-            tally.checks_passed += 1;
-        } else {
-            tally.checks_failed += 1;
-        }
+        tally.add_check(left.is_empty());
         tally.print(self.started.elapsed());
         let mut failed = tally.checks_failed + tally.tests_failed;
         if require_all {
@@ -187,6 +187,14 @@ fn announce(name: &str) {
 }
 
 impl Tally {
+    fn add_check(&mut self, ok: bool) {
+        if ok {
+            self.checks_passed += 1;
+        } else {
+            self.checks_failed += 1;
+        }
+    }
+
     fn print(&self, total: Duration) {
         let line = |what: &str, text: String| println!("{what:<13}{text}");
         println!();

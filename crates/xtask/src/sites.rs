@@ -19,6 +19,7 @@ use std::ops::Range;
 pub struct Mutant {
     /// Counted from 1, as editors do.
     pub line: usize,
+    pub column: usize,
     /// What is done: `Acquire -> Relaxed`, `fence removed`, `line removed`.
     pub change: String,
     /// The line, for people.
@@ -48,6 +49,7 @@ pub fn find(source: &str) -> Result<Vec<Mutant>, String> {
         let line = line_of(range.start);
         mutants.push(Mutant {
             line: line + 1,
+            column: range.start - lines[line].start + 1,
             change,
             code: source[lines[line].clone()].trim().to_owned(),
             explained: None,

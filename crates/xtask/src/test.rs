@@ -32,7 +32,7 @@ pub fn run(place: &Place, options: &Options) -> Result<bool, String> {
     let mut session = Session::start(place)?;
 
     let mut command = place.cargo();
-    command.args(["fmt", "--all", "--check"]);
+    command.args(["fmt", "--all", "--check", "--", "--color", "never"]);
     session.check("formatting", command, LIMIT)?;
 
     let mut command = place.cargo();
@@ -78,7 +78,7 @@ fn rest(place: &Place, session: &mut Session<'_>) -> Result<(), String> {
     for shim in Shim::ALL {
         let mut command = model::tests(place, shim);
         command.args(["--", "--show-output"]);
-        session.tests(shim.title(), command, model::LIMIT)?;
+        session.models(shim.title(), command, model::LIMIT)?;
     }
 
     let mut note = None;

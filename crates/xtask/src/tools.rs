@@ -1,5 +1,6 @@
 //! Chores that need a tool beside the stable toolchain, or much time.
 
+use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -18,12 +19,27 @@ pub fn succeeds(command: &mut Command) -> Result<bool, String> {
     Ok(status.success())
 }
 
-/// Runs a program of the package `crossproc-tests`, built for speed. It is told the number of seconds.
-pub fn soak(place: &Place, program: &str, duration: Duration) -> Result<bool, String> {
+/// `cargo xtask storm`
+pub fn storm(place: &Place, duration: Duration) -> Result<bool, String> {
+    soak(place, "storm", &[&seconds(duration)])
+}
+
+/// `cargo xtask torn`
+pub fn torn(place: &Place, duration: Duration) -> Result<bool, String> {
+    // Never enough reads, so that the time alone ends it.
+    soak(place, "torn", &["--reads", &u64::MAX.to_string(), "--limit", &seconds(duration)])
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs_f64())
+}
+
+/// Runs a program of the package `crossproc-tests`, built for speed.
+fn soak(place: &Place, program: &str, arguments: &[&str]) -> Result<bool, String> {
     let mut command = place.cargo();
     command
         .args(["run", "--release", "--package", "crossproc-tests", "--bin", program, "--"])
-        .arg(duration.as_secs_f64().to_string());
+        .args(arguments);
     succeeds(&mut command)
 }
 
@@ -34,11 +50,8 @@ pub fn miri(place: &Place, seeds: u32) -> Result<bool, String> {
         let mut install = Command::new("rustup");
         install.args(["component", "add", "--toolchain", "nightly", "miri", "rust-src"]);
         if !succeeds(&mut install)? {
-            return Err(
-                "Miri is part of the nightly toolchain and is not there: rustup toolchain install nightly \
-                        --component miri --component rust-src"
-                    .to_owned(),
-            );
+            let remedy = "rustup toolchain install nightly --component miri --component rust-src";
+            return Err(format!("Miri is part of the nightly toolchain, and is not there: {remedy}"));
         }
     }
     let mut command = Command::new("rustup");
@@ -71,6 +84,11 @@ pub fn sanitize(place: &Place, options: &Sanitize) -> Result<bool, String> {
         // The standard library comes without the instrumentation, which has to be allowed.
         let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
         let mut command = sanitized(place, "tsan", flags);
+        // So the channel by which the test harness collects its results looks like a race.
+        let suppressions = place.folder("tsan")?.join("suppressions");
+        fs::write(&suppressions, "race:CompletedTest\n")
+            .map_err(|e| format!("cannot write {}: {e}", suppressions.display()))?;
+        command.env("TSAN_OPTIONS", format!("suppressions={}", suppressions.display()));
         for package in model::PACKAGES {
             command.args(["--package", package]);
         }
@@ -79,6 +97,9 @@ pub fn sanitize(place: &Place, options: &Sanitize) -> Result<bool, String> {
     if !options.thread {
         println!("AddressSanitizer: memory errors in all libraries");
         let mut command = sanitized(place, "asan", "-Zsanitizer=address");
+        // Tests ask for more memory than there is, to see the error; and what a forked child does not free
+        // belongs to its parent.
+        command.env("ASAN_OPTIONS", "allocator_may_return_null=1:detect_leaks=0");
         for package in place.libraries()?.iter().filter(|package| *package != "crossproc-derive") {
             command.args(["--package", package]);
         }
@@ -91,7 +112,7 @@ pub fn sanitize(place: &Place, options: &Sanitize) -> Result<bool, String> {
 fn sanitized(place: &Place, folder: &str, flags: &str) -> Command {
     let mut command = place.cargo();
     command
-        .args(["test", "--lib", "--target", &triple()])
+        .args(["test", "--no-fail-fast", "--lib", "--tests", "--target", &triple()])
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", flags)

@@ -1,4 +1,5 @@
-//! Child processes by `fork`, and what is done to them. The process that calls [`fork`] has no threads that hold locks.
+//! Child processes by `fork`, and what is done to them. The process that calls [`fork`] has no threads that
+//! hold locks.
 
 use std::io::Write as _;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,10 +14,16 @@ pub struct Child(libc::pid_t);
 /// Runs `work` in a child, which then ends: with status 0, or 101 after a panic.
 pub fn fork(work: impl FnOnce()) -> Child {
     let _ = std::io::stdout().flush();
-    // SAFETY: the child runs `work` and exits; what it inherits from other threads' locks it leaves alone (see above).
+    // SAFETY: the child runs `work` and exits; what it inherits from other threads' locks it leaves alone
+    // (see above).
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
         0 => {
+            // SAFETY: concerns this process only. Whatever hangs in it, or kills its parent: it does not stay.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::alarm(60);
+            }
             let ended = catch_unwind(AssertUnwindSafe(work));
             let _ = std::io::stdout().flush();
             // SAFETY: ends the process without running the parent's destructors.
@@ -46,8 +53,8 @@ impl Child {
         status
     }
 
-    /// Lets a child that called [`be_traced`] run to its `stops`-th entry to or return from a system call, and kills it there.
-    /// True if it ended, well, before that.
+    /// Lets a child that called [`be_traced`] run to its `stops`-th entry to or return from a system call,
+    /// and kills it there. True if it ended, well, before that.
     pub fn kill_at_stop(self, stops: usize) -> bool {
         let mut status = self.status();
         assert!(libc::WIFSTOPPED(status), "it stops itself first");
@@ -107,8 +114,19 @@ pub fn become_user(uid: u32) {
 
 /// New namespaces for this child (`CLONE_NEWPID`: for its children), as root or as the root of a user namespace.
 pub fn unshare(flags: libc::c_int) -> bool {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     // SAFETY: concerns this process only.
-    unsafe { libc::unshare(flags) == 0 || libc::unshare(flags | libc::CLONE_NEWUSER) == 0 }
+    if unsafe { libc::unshare(flags) } == 0 {
+        return true;
+    }
+    // SAFETY: as above.
+    let shared = unsafe { libc::unshare(flags | libc::CLONE_NEWUSER) } == 0;
+    // In it we are nobody until we say who we are.
+    let says = |file: &str, text: String| std::fs::write(format!("/proc/self/{file}"), text).is_ok();
+    shared
+        && says("setgroups", "deny".into())
+        && says("uid_map", format!("{uid} {uid} 1"))
+        && says("gid_map", format!("{gid} {gid} 1"))
 }
 
 /// Mounts a tmpfs, for this process's namespace only.

@@ -14,6 +14,7 @@ use crossproc_tests::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::kernel;
 use crate::lock::said;
 
 const HELD: usize = 0;
@@ -38,60 +39,86 @@ enum End {
     ThreadPanics,
 }
 
-fn hold_and_end((board, lock, end): (Board, Lock, End)) {
+/// How the lock is held: who tells the next one of the death depends on it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Held {
+    /// As the only lock of its thread: the kernel knows of it.
+    Alone,
+    /// Within another lock: the kernel knows of that one only.
+    Within,
+    /// Alone, but libc has put something else in the place where the kernel looks.
+    Unknown,
+}
+
+const WAYS: [Held; 3] = [Held::Alone, Held::Within, Held::Unknown];
+
+impl Held {
+    /// Holds the lock for the rest of the thread's life.
+    fn hold(self, lock: &Lock, with_guard: bool) {
+        if matches!(self, Held::Within) {
+            Lock::new().unwrap().acquire().unwrap();
+        }
+        if with_guard {
+            std::mem::forget(lock.lock().unwrap());
+        } else {
+            lock.acquire().unwrap();
+        }
+        if matches!(self, Held::Unknown) {
+            kernel::use_a_robust_mutex_of_libc();
+        }
+    }
+}
+
+fn hold_and_end((board, lock, end, held): (Board, Lock, End, Held)) {
     tied_to_parent();
-    let hold = |lock: &Lock| {
-        std::mem::forget(lock.lock().unwrap());
+    let hold = || {
+        held.hold(&lock, !matches!(end, End::ThreadAcquires));
         board.set(INSIDE, 1);
         board.set(HELD, 1);
         board.await_at_least(GO, 1);
     };
     match end {
         End::Park => {
-            hold(&lock);
-            loop {
-                thread::park();
-            }
+            hold();
+            park();
         }
         End::Abort => {
-            hold(&lock);
+            hold();
             std::process::abort();
         }
         End::Exit => {
-            hold(&lock);
+            hold();
             std::process::exit(0);
         }
         End::Exec => {
-            hold(&lock);
+            hold();
             panic!("{}", Command::new("sleep").arg("1000").exec());
         }
         End::ThreadForgets | End::ThreadAcquires | End::ThreadPanics => {
-            thread::scope(|scope| {
-                let ended = scope
-                    .spawn(|| {
-                        if matches!(end, End::ThreadAcquires) {
-                            lock.acquire().unwrap();
-                            board.set(INSIDE, 1);
-                            board.set(HELD, 1);
-                            board.await_at_least(GO, 1);
-                        } else {
-                            hold(&lock);
-                        }
-                        assert!(!matches!(end, End::ThreadPanics), "on purpose");
-                    })
-                    .join();
-                assert_eq!(ended.is_err(), matches!(end, End::ThreadPanics));
+            let ended = thread::scope(|scope| {
+                let run = || {
+                    hold();
+                    assert!(!matches!(end, End::ThreadPanics), "on purpose");
+                };
+                scope.spawn(run).join()
             });
-            loop {
-                thread::park();
-            }
+            assert_eq!(ended.is_err(), matches!(end, End::ThreadPanics));
+            park();
         }
     }
 }
 
+fn park() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
 /// Locks once; says what it was told, and takes the mark away.
-fn lock_once((board, lock): (Board, Lock)) -> String {
+fn lock_once((board, lock, within): (Board, Lock, bool)) -> String {
     tied_to_parent();
+    let outer = Lock::new().unwrap();
+    let _outer = within.then(|| outer.lock().unwrap());
     board.add(WAITERS, 1);
     let locked = lock.lock_timeout(HANG);
     let told = said(&locked);
@@ -111,30 +138,41 @@ fn lock_once((board, lock): (Board, Lock)) -> String {
     told
 }
 
+/// Processes that lock once, every other one within another lock.
+fn waiters(board: &Board, lock: &Lock, count: u64) -> Vec<Process<String>> {
+    let before = board.get(WAITERS);
+    let waiters = (0..count).map(|n| child(lock_once, (board.clone(), lock.clone(), n % 2 == 1))).collect();
+    board.await_at_least(WAITERS, before + count);
+    waiters
+}
+
+fn sleepers(board: &Board, lock: &Lock, count: u64) -> Vec<Process<String>> {
+    let waiters = waiters(board, lock, count);
+    waiters.iter().for_each(|waiter| await_asleep(waiter.pid()));
+    waiters
+}
+
 struct Case {
     board: Board,
     lock: Lock,
     holder: Process<()>,
+    what: String,
 }
 
 impl Case {
-    fn new(end: End) -> Self {
+    fn new(end: End, held: Held) -> Self {
         let (board, lock) = (Board::new(8), Lock::new().unwrap());
-        let holder = child(hold_and_end, (board.clone(), lock.clone(), end));
+        let holder = child(hold_and_end, (board.clone(), lock.clone(), end, held));
         board.await_at_least(HELD, 1);
-        Self { board, lock, holder }
+        Self { board, lock, holder, what: format!("{end:?}, held {held:?}") }
     }
 
     fn waiters(&self, count: u64) -> Vec<Process<String>> {
-        let waiters = (0..count).map(|_| child(lock_once, (self.board.clone(), self.lock.clone()))).collect();
-        self.board.await_at_least(WAITERS, count);
-        waiters
+        waiters(&self.board, &self.lock, count)
     }
 
     fn sleepers(&self, count: u64) -> Vec<Process<String>> {
-        let waiters = self.waiters(count);
-        waiters.iter().for_each(|waiter| await_asleep(waiter.pid()));
-        waiters
+        sleepers(&self.board, &self.lock, count)
     }
 
     fn go(&self) {
@@ -149,81 +187,97 @@ impl Case {
         told.sort();
         let mut expected = vec!["Ok"; count];
         expected[count - 1] = "OwnerDied";
-        assert_eq!(told, expected);
-        assert_eq!(said(&self.lock.try_lock()), "Ok");
+        assert_eq!(told, expected, "{}", self.what);
+        assert_eq!(said(&self.lock.try_lock()), "Ok", "{}", self.what);
     }
 }
 
 #[test]
 fn a_holder_that_is_killed_passes_the_lock_on_to_a_sleeper() {
-    let case = Case::new(End::Park);
-    let waiters = case.sleepers(2);
-    kill_and_reap(&case.holder);
-    case.exactly_one_is_told(waiters);
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        let waiters = case.sleepers(2);
+        kill_and_reap(&case.holder);
+        case.exactly_one_is_told(waiters);
+    }
 }
 
 #[test]
 fn a_holder_that_was_killed_before_anybody_waited_passes_the_lock_on() {
-    let case = Case::new(End::Park);
-    kill_and_reap(&case.holder);
-    let waiters = case.waiters(2);
-    case.exactly_one_is_told(waiters);
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        kill_and_reap(&case.holder);
+        let waiters = case.waiters(2);
+        case.exactly_one_is_told(waiters);
+    }
 }
 
 #[test]
 fn try_lock_takes_over_from_a_process_that_was_reaped_at_its_first_try() {
-    let case = Case::new(End::Park);
-    kill_and_reap(&case.holder);
-    assert_eq!(said(&case.lock.try_lock()), "OwnerDied");
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        kill_and_reap(&case.holder);
+        assert_eq!(said(&case.lock.try_lock()), "OwnerDied");
+    }
 }
 
 #[test]
 fn a_holder_that_aborts_passes_the_lock_on() {
-    let case = Case::new(End::Abort);
-    let waiters = case.sleepers(2);
-    case.go();
-    case.exactly_one_is_told(waiters);
-    assert_eq!(case.holder.wait(), ExitStatus::Signal(6));
+    for held in WAYS {
+        let case = Case::new(End::Abort, held);
+        let waiters = case.sleepers(2);
+        case.go();
+        case.exactly_one_is_told(waiters);
+        assert_eq!(case.holder.wait(), ExitStatus::Signal(6));
+    }
 }
 
 #[test]
 fn a_holder_that_exits_passes_the_lock_on() {
-    let case = Case::new(End::Exit);
-    let waiters = case.sleepers(2);
-    case.go();
-    case.exactly_one_is_told(waiters);
-    assert_eq!(case.holder.wait(), ExitStatus::Code(0));
+    for held in WAYS {
+        let case = Case::new(End::Exit, held);
+        let waiters = case.sleepers(2);
+        case.go();
+        case.exactly_one_is_told(waiters);
+        assert_eq!(case.holder.wait(), ExitStatus::Code(0));
+    }
 }
 
 #[test]
 fn a_holder_that_became_another_program_passes_the_lock_on() {
-    let case = Case::new(End::Exec);
-    let waiters = case.sleepers(2);
-    case.go();
-    case.exactly_one_is_told(waiters);
-    assert!(case.holder.is_alive(), "its process id lives on");
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", case.holder.pid())).unwrap();
-    assert_eq!(name, "sleep\n");
+    for held in WAYS {
+        let case = Case::new(End::Exec, held);
+        let waiters = case.sleepers(2);
+        case.go();
+        case.exactly_one_is_told(waiters);
+        assert!(case.holder.is_alive(), "its process id lives on");
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", case.holder.pid())).unwrap();
+        assert_eq!(name, "sleep\n");
+    }
 }
 
 #[test]
 fn a_holder_that_became_another_program_before_anybody_waited_passes_the_lock_on() {
-    let case = Case::new(End::Exec);
-    case.go();
-    wait_for("the other program", || {
-        std::fs::read_to_string(format!("/proc/{}/comm", case.holder.pid()))
-            .is_ok_and(|name| name == "sleep\n")
-    });
-    let waiters = case.waiters(2);
-    case.exactly_one_is_told(waiters);
-    assert!(case.holder.is_alive());
+    for held in WAYS {
+        let case = Case::new(End::Exec, held);
+        case.go();
+        wait_for("the other program", || {
+            std::fs::read_to_string(format!("/proc/{}/comm", case.holder.pid()))
+                .is_ok_and(|name| name == "sleep\n")
+        });
+        let waiters = case.waiters(2);
+        case.exactly_one_is_told(waiters);
+        assert!(case.holder.is_alive());
+    }
 }
 
 #[test]
 fn a_thread_that_ends_with_the_lock_passes_it_on_while_its_process_lives() {
     for end in [End::ThreadForgets, End::ThreadAcquires, End::ThreadPanics] {
-        for sleeping in [true, false] {
-            let case = Case::new(end);
+        for (sleeping, held) in
+            [(true, Held::Alone), (false, Held::Within), (true, Held::Within), (false, Held::Unknown)]
+        {
+            let case = Case::new(end, held);
             let waiters = if sleeping {
                 let waiters = case.sleepers(2);
                 case.go();
@@ -240,34 +294,39 @@ fn a_thread_that_ends_with_the_lock_passes_it_on_while_its_process_lives() {
 
 #[test]
 fn a_holder_that_is_dead_but_not_reaped_passes_the_lock_on() {
-    for sleeping in [true, false] {
-        let case = Case::new(End::Park);
-        let mut waiters = if sleeping { case.sleepers(2) } else { Vec::new() };
-        case.holder.kill().unwrap();
-        await_state(case.holder.pid(), 'Z');
-        if !sleeping {
-            waiters = case.waiters(2);
+    for held in WAYS {
+        for sleeping in [true, false] {
+            let case = Case::new(End::Park, held);
+            let mut waiters = if sleeping { case.sleepers(2) } else { Vec::new() };
+            case.holder.kill().unwrap();
+            await_state(case.holder.pid(), 'Z');
+            if !sleeping {
+                waiters = case.waiters(2);
+            }
+            case.exactly_one_is_told(waiters);
+            assert_eq!(state_of(case.holder.pid()), 'Z', "nobody had to reap it");
         }
-        case.exactly_one_is_told(waiters);
-        assert_eq!(state_of(case.holder.pid()), 'Z', "nobody had to reap it");
     }
 }
 
 #[test]
 fn a_stopped_holder_is_not_robbed() {
-    let case = Case::new(End::Exit);
-    let sleeper = case.sleepers(1);
-    stop(&case.holder);
-    // Longer than several slices of sleep, so that there was reason enough to look for its death.
-    assert_eq!(said(&case.lock.lock_timeout(Duration::from_millis(400))), "TimedOut");
-    assert_eq!(said(&case.lock.try_lock()), "WouldBlock");
-    let other = child(|lock: Lock| said(&lock.lock_timeout(Duration::from_millis(200))), case.lock.clone());
-    assert_eq!(join(other), "TimedOut");
-    assert!(sleeper[0].is_alive());
+    for held in WAYS {
+        let case = Case::new(End::Exit, held);
+        let sleeper = case.sleepers(1);
+        stop(&case.holder);
+        // Longer than several slices of sleep, so that there was reason enough to look for its death.
+        assert_eq!(said(&case.lock.lock_timeout(Duration::from_millis(400))), "TimedOut");
+        assert_eq!(said(&case.lock.try_lock()), "WouldBlock");
+        let other =
+            child(|lock: Lock| said(&lock.lock_timeout(Duration::from_millis(200))), case.lock.clone());
+        assert_eq!(join(other), "TimedOut");
+        assert!(sleeper[0].is_alive());
 
-    // Dead it is another matter.
-    kill_and_reap(&case.holder);
-    case.exactly_one_is_told(sleeper);
+        // Dead it is another matter.
+        kill_and_reap(&case.holder);
+        case.exactly_one_is_told(sleeper);
+    }
 }
 
 #[test]
@@ -283,9 +342,7 @@ fn a_stopped_holder_that_goes_on_still_has_the_lock() {
     let (board, lock) = (Board::new(8), Lock::new().unwrap());
     let holder = child(hold, (board.clone(), lock.clone()));
     board.await_at_least(HELD, 1);
-    let waiter = child(lock_once, (board.clone(), lock.clone()));
-    board.await_at_least(WAITERS, 1);
-    await_asleep(waiter.pid());
+    let waiter = sleepers(&board, &lock, 1).remove(0);
     stop(&holder);
     assert_eq!(said(&lock.lock_timeout(Duration::from_millis(200))), "TimedOut");
     holder.signal(18).unwrap(); // SIGCONT
@@ -296,14 +353,16 @@ fn a_stopped_holder_that_goes_on_still_has_the_lock() {
 
 #[test]
 fn the_mark_stays_until_it_is_taken_away() {
-    let case = Case::new(End::Park);
-    kill_and_reap(&case.holder);
-    let look = |lock: Lock| said(&lock.lock());
-    for _ in 0..3 {
-        assert_eq!(join(child(look, case.lock.clone())), "OwnerDied");
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        kill_and_reap(&case.holder);
+        let look = |lock: Lock| said(&lock.lock());
+        for _ in 0..3 {
+            assert_eq!(join(child(look, case.lock.clone())), "OwnerDied");
+        }
+        drop(case.lock.with_repair(|| ()).unwrap());
+        assert_eq!(join(child(look, case.lock.clone())), "Ok");
     }
-    drop(case.lock.with_repair(|| ()).unwrap());
-    assert_eq!(join(child(look, case.lock.clone())), "Ok");
 }
 
 #[test]
@@ -313,21 +372,21 @@ fn an_owner_that_dies_before_it_has_repaired_passes_the_mark_on() {
         let told = lock.lock();
         assert_eq!(said(&told), "OwnerDied");
         board.set(HELD, 2);
-        loop {
-            thread::park();
+        park();
+    }
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        kill_and_reap(&case.holder);
+        for _ in 0..3 {
+            case.board.set(HELD, 0);
+            let repairer = child(die_repairing, (case.board.clone(), case.lock.clone()));
+            case.board.await_at_least(HELD, 2);
+            assert_eq!(said(&case.lock.try_lock()), "WouldBlock");
+            kill_and_reap(&repairer);
         }
+        let waiters = case.waiters(2);
+        case.exactly_one_is_told(waiters);
     }
-    let case = Case::new(End::Park);
-    kill_and_reap(&case.holder);
-    for _ in 0..3 {
-        case.board.set(HELD, 0);
-        let repairer = child(die_repairing, (case.board.clone(), case.lock.clone()));
-        case.board.await_at_least(HELD, 2);
-        assert_eq!(said(&case.lock.try_lock()), "WouldBlock");
-        kill_and_reap(&repairer);
-    }
-    let waiters = case.waiters(2);
-    case.exactly_one_is_told(waiters);
 }
 
 #[test]
@@ -337,34 +396,37 @@ fn an_owner_that_dies_after_it_has_repaired_is_a_death_of_its_own() {
         let guard = lock.with_repair(|| ()).unwrap();
         board.set(HELD, 2);
         std::mem::forget(guard);
-        loop {
-            thread::park();
-        }
+        park();
     }
-    let case = Case::new(End::Park);
-    kill_and_reap(&case.holder);
-    let repairer = child(repair_and_die, (case.board.clone(), case.lock.clone()));
-    case.board.await_at_least(HELD, 2);
-    let waiters = case.sleepers(2);
-    kill_and_reap(&repairer);
-    case.exactly_one_is_told(waiters);
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        kill_and_reap(&case.holder);
+        let repairer = child(repair_and_die, (case.board.clone(), case.lock.clone()));
+        case.board.await_at_least(HELD, 2);
+        let waiters = case.sleepers(2);
+        kill_and_reap(&repairer);
+        case.exactly_one_is_told(waiters);
+    }
 }
 
 #[test]
 fn a_sleeper_that_is_killed_takes_nothing_with_it() {
-    let case = Case::new(End::Park);
-    let mut waiters = case.sleepers(4);
-    kill_and_reap(&waiters.remove(2));
-    kill_and_reap(&waiters.remove(0));
-    kill_and_reap(&case.holder);
-    case.exactly_one_is_told(waiters);
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        let mut waiters = case.sleepers(4);
+        kill_and_reap(&waiters.remove(2));
+        kill_and_reap(&waiters.remove(0));
+        kill_and_reap(&case.holder);
+        case.exactly_one_is_told(waiters);
+    }
+}
 
-    // The same with a holder that lives.
+#[test]
+fn a_sleeper_that_is_killed_beside_a_living_holder_takes_nothing_with_it() {
     let (board, lock) = (Board::new(8), Lock::new().unwrap());
     let guard = lock.lock().unwrap();
-    let mut waiters: Vec<_> = (0..3).map(|_| child(lock_once, (board.clone(), lock.clone()))).collect();
-    board.await_at_least(WAITERS, 3);
-    waiters.iter().for_each(|waiter| await_asleep(waiter.pid()));
+    let mut waiters = sleepers(&board, &lock, 4);
+    kill_and_reap(&waiters.remove(0));
     kill_and_reap(&waiters.remove(0));
     drop(guard);
     assert!(waiters.into_iter().map(join).all(|told| told == "Ok"));
@@ -377,35 +439,37 @@ fn stop<R>(process: &Process<R>) {
 
 #[test]
 fn holder_and_sleepers_killed_together_leave_a_lock_that_works() {
-    let case = Case::new(End::Park);
-    let waiters = case.sleepers(3);
-    // Stopped first, so that none of them can do anything about the death before its own.
-    waiters.iter().for_each(stop);
-    kill_and_reap(&case.holder);
-    waiters.iter().for_each(kill_and_reap);
-    let waiters = case.waiters(2);
-    case.exactly_one_is_told(waiters);
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        let waiters = case.sleepers(3);
+        // Stopped first, so that none of them can do anything about the death before its own.
+        waiters.iter().for_each(stop);
+        kill_and_reap(&case.holder);
+        waiters.iter().for_each(kill_and_reap);
+        let waiters = case.waiters(2);
+        case.exactly_one_is_told(waiters);
+    }
 }
 
 #[test]
 fn a_sleeper_that_is_stopped_keeps_nobody_from_being_told() {
-    let case = Case::new(End::Park);
-    let waiters = case.sleepers(4);
-    // Whoever of these the kernel wakes does nothing about it.
-    waiters[..3].iter().for_each(stop);
-    kill_and_reap(&case.holder);
-    wait_for("the one that can to have been told", || !waiters[3].is_alive());
-    waiters[..3].iter().for_each(|waiter| waiter.signal(18).unwrap()); // SIGCONT
-    case.exactly_one_is_told(waiters);
+    for held in WAYS {
+        let case = Case::new(End::Park, held);
+        let waiters = case.sleepers(4);
+        // Whoever of these the kernel wakes does nothing about it.
+        waiters[..3].iter().for_each(stop);
+        kill_and_reap(&case.holder);
+        wait_for("the one that can to have been told", || !waiters[3].is_alive());
+        waiters[..3].iter().for_each(|waiter| waiter.signal(18).unwrap()); // SIGCONT
+        case.exactly_one_is_told(waiters);
+    }
 }
 
 #[test]
 fn a_sleeper_that_is_stopped_keeps_nobody_from_the_free_lock() {
     let (board, lock) = (Board::new(8), Lock::new().unwrap());
     let guard = lock.lock().unwrap();
-    let waiters: Vec<_> = (0..3).map(|_| child(lock_once, (board.clone(), lock.clone()))).collect();
-    board.await_at_least(WAITERS, 3);
-    waiters.iter().for_each(|waiter| await_asleep(waiter.pid()));
+    let waiters = sleepers(&board, &lock, 3);
     waiters[..2].iter().for_each(stop);
     drop(guard);
     wait_for("the one that can to have had the lock", || !waiters[2].is_alive());
@@ -420,9 +484,7 @@ fn an_rlock_whose_holder_died_three_deep_starts_again_at_one() {
         tied_to_parent();
         let _guards = [lock.lock().unwrap(), lock.lock().unwrap(), lock.lock().unwrap()];
         board.set(HELD, 1);
-        loop {
-            thread::park();
-        }
+        park();
     }
     fn wait((board, lock): (Board, RLock)) -> Vec<String> {
         board.set(WAITERS, 1);
@@ -457,9 +519,7 @@ fn a_holder_of_many_locks_passes_them_all_on() {
         tied_to_parent();
         let _guards: Vec<_> = locks.iter().map(|lock| lock.lock().unwrap()).collect();
         board.set(HELD, 1);
-        loop {
-            thread::park();
-        }
+        park();
     }
     let board = Board::new(8);
     let segment = crossproc_segment::Segment::anonymous(64 * 1024).unwrap();

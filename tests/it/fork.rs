@@ -204,7 +204,8 @@ fn a_forked_child_holds_no_lock_of_its_parent_alive() {
     // The parent dies with the lock while a forked child with a copy of everything lives on.
     isolated(|()| {
         fn hold_and_fork((board, lock): (Board, Lock)) {
-            let _guard = lock.lock().unwrap();
+            let outer = Lock::new().unwrap();
+            let _guards = (outer.lock().unwrap(), lock.lock().unwrap());
             let forked = Forked::new(|| {
                 crossproc_tests::tied_to_parent();
                 board.set(0, u64::from(std::process::id()));

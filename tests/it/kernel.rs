@@ -236,3 +236,21 @@ impl Traced {
         self.0.kill()
     }
 }
+
+/// Locks and unlocks a robust mutex of libc, which announces it to the kernel in the same place as our locks are announced.
+pub(crate) fn use_a_robust_mutex_of_libc() {
+    // SAFETY: attributes and mutex are plain data that `init` fills in, and they do not move; all calls are from one thread.
+    unsafe {
+        let mut attributes: libc::pthread_mutexattr_t = std::mem::zeroed();
+        let mut mutex: libc::pthread_mutex_t = std::mem::zeroed();
+        let done = [
+            libc::pthread_mutexattr_init(&raw mut attributes),
+            libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST),
+            libc::pthread_mutex_init(&raw mut mutex, &raw const attributes),
+            libc::pthread_mutex_lock(&raw mut mutex),
+            libc::pthread_mutex_unlock(&raw mut mutex),
+            libc::pthread_mutex_destroy(&raw mut mutex),
+        ];
+        assert_eq!(done, [0; 6]);
+    }
+}

@@ -13,6 +13,8 @@
 //! that is told of a death can see how far the dead one came, and the sum of the counts is one of the two words at any moment.
 //! A lock that lets two in, loses a word, or hands over a half-changed pair without a report is found at the next turn.
 //!
+//! Every other time a worker holds the lock within another one, and it does not always release them in order.
+//!
 //! One or two workers are killed at a time, and the next ones only when the reports of these are accounted for: "exactly one"
 //! is counted, not estimated. Some are stopped first (SIGSTOP), and are then killed while the others sleep.
 //!
@@ -54,6 +56,8 @@ pub struct Report {
     pub robust: Outcome,
     /// Nanoseconds from `kill` until the idle waiter had the lock, sorted.
     pub idle: Vec<u64>,
+    /// The same for holders that held another lock around it.
+    pub idle_inner: Vec<u64>,
     /// What went wrong while that was measured.
     pub idle_failure: Option<String>,
     /// Over the planted bug.
@@ -146,9 +150,12 @@ struct Job {
 fn worker(job: Job) {
     tied_to_parent();
     let mut rng = Rng::new(job.seed);
+    let own = Lock::new().expect("memory for a lock");
     let phase = &job.board[WORKER + job.index * STRIDE + PHASE];
     let enter = |at| phase.store(at, crossproc_atomic::Ordering::SeqCst);
     while job.board.get(STOP) == 0 {
+        // An inner lock is told of in another way than an outermost one.
+        let mut around = rng.once_in(2).then(|| own.lock().expect("nobody else has it"));
         enter(LOCKING);
         match job.kind {
             Kind::Robust => {
@@ -175,6 +182,9 @@ fn worker(job: Job) {
                     Err(LockError::WouldBlock | LockError::TimedOut) => continue,
                     Err(error) => panic!("{error}"),
                 };
+                if rng.once_in(4) {
+                    around = None; // not in the order of locking
+                }
                 job.change(&mut rng);
                 enter(UNLOCKING);
                 drop(guard);
@@ -191,6 +201,7 @@ fn worker(job: Job) {
             }
         }
         enter(OUTSIDE);
+        drop(around);
         pass_time(rng.below(200));
     }
 }
@@ -253,14 +264,13 @@ impl Job {
 #[must_use]
 pub fn run(config: &Config) -> Report {
     let robust = Storm::new(Kind::Robust, config.seed).run(config.holding, config.at_least, HANG);
-    let (mut idle, idle_failure) = match time_idle_waiter(config.idle_rounds, config.seed) {
+    let ([idle, idle_inner], idle_failure) = match time_idle_waiter(config.idle_rounds, config.seed) {
         Ok(times) => (times, None),
-        Err(failure) => (Vec::new(), Some(failure)),
+        Err(failure) => (Default::default(), Some(failure)),
     };
-    idle.sort_unstable();
     // It gets stuck at the first death of a holder. If it does not, it is not the lock that this storm is to find.
     let flag = Storm::new(Kind::Flag, config.seed).run(50, Duration::ZERO, Duration::from_secs(2));
-    Report { seed: config.seed, robust, idle, idle_failure, flag }
+    Report { seed: config.seed, robust, idle, idle_inner, idle_failure, flag }
 }
 
 struct Storm {
@@ -465,8 +475,10 @@ const WAITING: usize = 16;
 const GOT: usize = 24;
 const GOT_AT: usize = 25;
 
-fn hold_for_ever((board, lock, round): (Board, Lock, u64)) {
+fn hold_for_ever((board, lock, round, within): (Board, Lock, u64, bool)) {
     tied_to_parent();
+    let outer = Lock::new().expect("memory for a lock");
+    let _outer = within.then(|| outer.lock().expect("nobody else has it"));
     let _guard = lock.lock().expect("nobody died");
     board.set(HELD, round);
     loop {
@@ -490,14 +502,16 @@ fn wait_round_by_round((board, lock, rounds): (Board, Lock, u64)) {
     }
 }
 
-/// One holder, one waiter asleep in `lock`, nobody else: nanoseconds from the kill until the waiter has the lock.
-fn time_idle_waiter(rounds: u64, seed: u64) -> Result<Vec<u64>, String> {
+/// One holder, one waiter asleep in `lock`, nobody else: nanoseconds from the kill until the waiter has the lock. First for
+/// holders of this lock only, then for those that hold it within another one.
+fn time_idle_waiter(rounds: u64, seed: u64) -> Result<[Vec<u64>; 2], String> {
     let mut rng = Rng::new(seed);
     let (board, lock) = (Board::new(64), Lock::new().map_err(|e| e.to_string())?);
     let mut waiter = child(wait_round_by_round, (board.clone(), lock.clone(), rounds));
-    let mut times = Vec::new();
+    let mut times = [Vec::new(), Vec::new()];
     for round in 1..=rounds {
-        let holder = child(hold_for_ever, (board.clone(), lock.clone(), round));
+        let within = round % 2 == 0;
+        let holder = child(hold_for_ever, (board.clone(), lock.clone(), round, within));
         board.await_at_least(HELD, round);
         board.set(ROUND, round);
         board.await_at_least(WAITING, round);
@@ -516,8 +530,9 @@ fn time_idle_waiter(rounds: u64, seed: u64) -> Result<Vec<u64>, String> {
             }
             sleep(Duration::from_micros(50));
         }
-        times.push(board.get(GOT_AT).saturating_sub(killed_at));
+        times[usize::from(within)].push(board.get(GOT_AT).saturating_sub(killed_at));
     }
+    times.iter_mut().for_each(|times| times.sort_unstable());
     Ok(times)
 }
 
@@ -546,25 +561,25 @@ impl Report {
         self.robust.is_right() && self.idle_failure.is_none() && !self.flag.is_right()
     }
 
-    /// The q-quantile of the idle waiter's times, in milliseconds.
-    #[must_use]
-    pub fn idle_ms(&self, q: f64) -> f64 {
-        let at = (q * self.idle.len().saturating_sub(1) as f64).round() as usize;
-        self.idle.get(at).map_or(f64::NAN, |&ns| ns as f64 / 1e6)
-    }
-
     /// One line of JSON.
     #[must_use]
     pub fn json(&self) -> String {
         let Outcome { died, stopped, in_pairs, reports, acquired, changes, repairs, .. } = &self.robust;
         let Outcome { exclusion_violations, lost_words, took, failure, .. } = &self.robust;
-        let number = |ms: f64| if ms.is_nan() { "null".to_owned() } else { format!("{ms:.4}") };
+        let times = |sorted: &[u64]| {
+            let of = |q| match quantile_ms(sorted, q) {
+                ms if ms.is_nan() => "null".to_owned(),
+                ms => format!("{ms:.4}"),
+            };
+            let (median, p99, max) = (of(0.5), of(0.99), of(1.0));
+            format!("{{\"rounds\":{},\"median\":{median},\"p99\":{p99},\"max\":{max}}}", sorted.len())
+        };
         format!(
             "{{\"storm\":\"lock\",\"right\":{},\"seed\":{},\"seconds\":{:.1},\"killed\":{},\"died_holding\":{},\
              \"died_locking\":{},\"died_unlocking\":{},\"died_outside\":{},\"killed_stopped\":{stopped},\
              \"killed_in_pairs\":{in_pairs},\"reports\":{reports},\"acquired\":{acquired},\"changes\":{changes},\
              \"repairs\":{repairs},\"exclusion_violations\":{exclusion_violations},\"lost_words\":{lost_words},\
-             \"failure\":{},\"idle_rounds\":{},\"idle_ms_median\":{},\"idle_ms_p99\":{},\"idle_ms_max\":{},\
+             \"failure\":{},\"idle_waiter_ms\":{},\"idle_waiter_inner_ms\":{},\
              \"flag_lock_caught\":{},\"flag_lock_kills\":{}}}",
             self.is_right(),
             self.seed,
@@ -578,14 +593,18 @@ impl Report {
                 .as_ref()
                 .or(self.idle_failure.as_ref())
                 .map_or("null".to_owned(), |text| format!("{text:?}")),
-            self.idle.len(),
-            number(self.idle_ms(0.5)),
-            number(self.idle_ms(0.99)),
-            number(self.idle_ms(1.0)),
+            times(&self.idle),
+            times(&self.idle_inner),
             !self.flag.is_right(),
             self.flag.died.total(),
         )
     }
+}
+
+/// The q-quantile of sorted nanoseconds, in milliseconds.
+fn quantile_ms(sorted: &[u64], q: f64) -> f64 {
+    let at = (q * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(at).map_or(f64::NAN, |&ns| ns as f64 / 1e6)
 }
 
 impl fmt::Display for Report {
@@ -624,14 +643,21 @@ impl fmt::Display for Report {
             writeln!(f, "  FAILED           {failure}")?;
         }
         match &self.idle_failure {
-            None => writeln!(
-                f,
-                "  idle waiter      has the lock after {:.3} ms (median), {:.3} (p99), {:.3} (max) in {} rounds",
-                self.idle_ms(0.5),
-                self.idle_ms(0.99),
-                self.idle_ms(1.0),
-                self.idle.len()
-            )?,
+            None => {
+                let line = |sorted: &[u64]| {
+                    let [median, p99, max] = [0.5, 0.99, 1.0].map(|q| quantile_ms(sorted, q));
+                    format!(
+                        "{median:.3} ms (median), {p99:.3} (p99), {max:.3} (max) in {} rounds",
+                        sorted.len()
+                    )
+                };
+                writeln!(f, "  idle waiter      has the lock after {}", line(&self.idle))?;
+                writeln!(
+                    f,
+                    "                   if the holder held another one around it: {}",
+                    line(&self.idle_inner)
+                )?;
+            }
             Some(failure) => writeln!(f, "  FAILED           idle waiter: {failure}")?,
         }
         writeln!(f, "planted bug, a flag lock in the same storm:")?;

@@ -14,7 +14,7 @@ use core::cell::{Cell, RefCell};
 use core::ffi::c_long;
 use core::num::NonZeroU32;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, compiler_fence};
 use core::time::Duration;
 
 use rustix::fs::Timespec;
@@ -34,6 +34,8 @@ pub struct Linux;
 const BLIND_SLICE: Duration = Duration::from_millis(50);
 /// How often to look again before sleeping; measured as the best of 0..1000 for short critical sections.
 const SPINS: u32 = 100;
+/// Marks the address of a word that is not given up when its thread ends. (Words are aligned to 4.)
+const KEPT: usize = 1;
 /// Locks held at once by a thread before the list of them goes to the heap.
 const HELD_INLINE: usize = 16;
 
@@ -79,13 +81,14 @@ impl Drop for Exit {
         let hook = ON_THREAD_EXIT.load(Ordering::Acquire);
         THREAD.with(|t| {
             let held = t.held.replace(0);
-            if held == 0 || hook == 0 || t.stamp.get() != process_stamp() {
+            if held == 0 || hook.is_null() || t.stamp.get() != process_stamp() {
                 return;
             }
             // SAFETY: only `on_thread_exit` stores here, and it stores a `fn(LockedWord)`.
-            let hook = unsafe { core::mem::transmute::<usize, fn(LockedWord)>(hook) };
+            let hook = unsafe { core::mem::transmute::<*mut (), fn(LockedWord)>(hook) };
             let inline = t.words.iter().take(held).map(Cell::get);
-            for address in inline.chain(self.spilled.take()) {
+            let given_up = |address: &usize| *address != 0 && *address & KEPT == 0;
+            for address in inline.chain(self.spilled.take()).filter(given_up) {
                 hook(LockedWord { address, tid: t.tid.get() });
             }
             // The segment of a forgotten guard may be unmapped by now.
@@ -94,7 +97,7 @@ impl Drop for Exit {
     }
 }
 
-static ON_THREAD_EXIT: AtomicUsize = AtomicUsize::new(0);
+static ON_THREAD_EXIT: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
 /// A word that a thread still held when it ended.
 #[derive(Debug)]
@@ -131,7 +134,7 @@ impl LockedWord {
 /// Names the function that is given each word which a thread still holds when it ends. It must make sure
 /// that the word is still mapped before it touches it. Later calls replace the function.
 pub fn on_thread_exit(hook: fn(LockedWord)) {
-    ON_THREAD_EXIT.store(hook as usize, Ordering::Release);
+    ON_THREAD_EXIT.store(hook as *mut (), Ordering::Release);
 }
 
 /// How many locks the calling thread holds.
@@ -186,12 +189,11 @@ fn stamp_page() -> *mut AtomicU64 {
     // SAFETY: a new private mapping at an address of the kernel's choice; nothing else can refer to it.
     let page = unsafe { mmap_anonymous(null_mut(), size, rw, MapFlags::PRIVATE) }
         .expect("one page of memory for the fork stamp");
-    // SAFETY: the page was mapped above and is zero.
-    if unsafe { madvise(page, size, Advice::LinuxWipeOnFork) }.is_err() {
-        // Not there in some emulations of Linux: then libc's own fork has to tell us.
-        // SAFETY: the handler only stores to one atomic word.
-        unsafe { libc::pthread_atfork(None, None, Some(forget_stamp)) };
-    }
+    // SAFETY: the page was mapped above and is zero. Some emulations of Linux do not know the advice; then the handler
+    // below does it for libc's fork.
+    let _ = unsafe { madvise(page, size, Advice::LinuxWipeOnFork) };
+    // SAFETY: the handler only stores to an atomic word and to the forking thread's own list head.
+    unsafe { libc::pthread_atfork(None, None, Some(in_forked_child)) };
     page.cast()
 }
 
@@ -200,8 +202,11 @@ fn stamp_page() -> *mut AtomicU64 {
     Box::leak(Box::new(AtomicU64::new(0)))
 }
 
+/// Runs in the child of libc's fork, in the thread that forked. What its parent had announced must not stand: in a new
+/// PID namespace the child's thread can have the very id that is in its parent's lock.
 #[cfg(not(miri))]
-extern "C" fn forget_stamp() {
+extern "C" fn in_forked_child() {
+    THREAD.with(|t| t.set_pending(0));
     let page = STAMP_PAGE.load(Ordering::Acquire);
     if !page.is_null() {
         // SAFETY: as in `process_stamp`.
@@ -275,10 +280,12 @@ fn wait_on_both(a: (&AtomicU32, u32), b: (&AtomicU32, u32), until: Option<&Times
             WAITV.store(2, Ordering::Relaxed);
             None
         }
-        _ => {
+        Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::TIMEDOUT) => {
             WAITV.store(1, Ordering::Relaxed);
             Some(())
         }
+        // Out of memory, say: the plain call needs none.
+        Err(_) => None,
     }
 }
 
@@ -332,11 +339,23 @@ impl Platform for Linux {
     fn hold(&self, word: &AtomicU32) {
         THREAD.with(|t| {
             let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
+            // First the count: a signal handler that locks here takes the next place.
+            t.held.set(held + 1);
             match t.words.get(held) {
                 Some(place) => place.set(address),
                 None => spill(address),
             }
-            t.held.set(held + 1);
+        });
+    }
+
+    #[inline]
+    fn keep(&self, word: &AtomicU32) {
+        THREAD.with(|t| {
+            let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
+            match t.words.get(held.wrapping_sub(1)) {
+                Some(last) if last.get() == address => last.set(address | KEPT),
+                _ => keep_spilled(address),
+            }
         });
     }
 
@@ -347,7 +366,8 @@ impl Platform for Linux {
             if held == 0 {
                 return;
             }
-            if t.words.get(held - 1).is_some_and(|last| last.get() == address) {
+            if t.words.get(held - 1).is_some_and(|last| last.get() & !KEPT == address) {
+                t.words[held - 1].set(0);
                 t.held.set(held - 1);
             } else {
                 unhold_out_of_order(t, address);
@@ -390,11 +410,11 @@ impl Platform for Linux {
     fn thread_exists(&self, tid: u32) -> bool {
         // A thread that has ended but whose leader entry is not reaped yet is a zombie: it runs no more.
         match std::fs::read(format!("/proc/{tid}/stat")) {
-            Ok(stat) => {
+            Ok(stat) if proc_is_ours() => {
                 let after_name = stat.iter().rposition(|&b| b == b')').map_or(0, |p| p + 2);
                 !matches!(stat.get(after_name), Some(b'Z' | b'X'))
             }
-            Err(_) => {
+            _ => {
                 let pid = rustix::process::Pid::from_raw(tid as i32);
                 pid.is_some_and(|p| rustix::process::test_kill_process(p) != Err(rustix::io::Errno::SRCH))
             }
@@ -414,9 +434,26 @@ impl Platform for Linux {
     }
 }
 
+/// False if /proc shows another PID namespace than the one we live in (`unshare -p` without a new mount): then its
+/// numbers are those of strangers.
+#[must_use]
+pub fn proc_is_ours() -> bool {
+    let me = rustix::process::getpid().as_raw_nonzero().get().to_string();
+    std::fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == me.as_str())
+}
+
 #[cold]
 fn spill(address: usize) {
     let _ = EXIT.try_with(|exit| exit.spilled.borrow_mut().push(address));
+}
+
+#[cold]
+fn keep_spilled(address: usize) {
+    let _ = EXIT.try_with(|exit| {
+        if let Some(last) = exit.spilled.borrow_mut().iter_mut().rfind(|a| **a == address) {
+            *last |= KEPT;
+        }
+    });
 }
 
 #[cold]
@@ -424,7 +461,7 @@ fn unhold_out_of_order(t: &Thread, address: usize) {
     let held = t.held.get();
     let spilled = EXIT.try_with(|exit| {
         let mut spilled = exit.spilled.borrow_mut();
-        let found = spilled.iter().rposition(|&a| a == address);
+        let found = spilled.iter().rposition(|&a| a & !KEPT == address);
         match found {
             Some(at) => {
                 spilled.swap_remove(at);
@@ -437,8 +474,8 @@ fn unhold_out_of_order(t: &Thread, address: usize) {
     let (found, refill) = spilled.unwrap_or((false, None));
     if !found {
         let inline = held.min(HELD_INLINE);
-        let Some(at) = t.words.iter().take(inline).position(|w| w.get() == address) else { return };
-        let last = refill.unwrap_or_else(|| t.words[inline - 1].get());
+        let Some(at) = t.words.iter().take(inline).position(|w| w.get() & !KEPT == address) else { return };
+        let last = refill.unwrap_or_else(|| t.words[inline - 1].take());
         t.words[at].set(last);
     }
     t.held.set(held - 1);

@@ -265,6 +265,7 @@ impl Platform for Process {
     fn hold(&self, _: &AtomicU32) {
         self.set_holding(true);
     }
+    fn keep(&self, _: &AtomicU32) {}
     fn unhold(&self, _: &AtomicU32) {
         self.set_holding(false);
     }

@@ -75,16 +75,16 @@ impl Owner {
 pub struct Pending {
     /// What `list_op_pending` held before; 0 for nothing.
     pub before: usize,
-    /// What it holds now.
+    /// What it holds now; 0 where nothing can be announced.
     pub now: usize,
 }
 
 impl Pending {
-    /// True if nothing else of this thread was announced.
+    /// True if this is announced, and nothing else of this thread was before.
     #[inline]
     #[must_use]
     pub fn is_outermost(self) -> bool {
-        self.before == 0
+        self.before == 0 && self.now != 0
     }
 
     /// The same, but what is announced now is not announced again by retracting.
@@ -109,6 +109,9 @@ pub trait Platform {
 
     /// Notes that this thread now holds `word`, so that it is given up should the thread end without releasing it.
     fn hold(&self, word: &AtomicU32);
+
+    /// The word that was held last is not given up when the thread ends: references to what it guards may live on.
+    fn keep(&self, word: &AtomicU32);
 
     /// Ends [`hold`](Self::hold). Words may be released in any order.
     fn unhold(&self, word: &AtomicU32);

@@ -23,7 +23,7 @@ use crossproc_segment::{Error, ErrorKind, ObjectKind, ObjectSpec, Segment};
 use crate::access::AccessError;
 use crate::cells::Cells;
 use crate::handle::{Handle, handle_serde, spec};
-use crate::lock::{Guard, Lock, LockError, Wait, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
 use crate::number::Number;
 
 const DATA: u64 = 64;
@@ -51,6 +51,7 @@ pub struct Array<T: Plain> {
 #[must_use = "dropping the guard releases the lock"]
 pub struct ArrayGuard<'a, T: Plain + AnyBitPattern> {
     array: &'a Array<T>,
+    panic: Panic,
     not_send: PhantomData<*const ()>,
 }
 
@@ -58,11 +59,11 @@ pub struct ArrayGuard<'a, T: Plain + AnyBitPattern> {
 unsafe impl<T: Plain + AnyBitPattern> Sync for ArrayGuard<'_, T> {}
 
 /// Holds the lock for one call of a method here.
-struct Held<'a>(&'a Lock);
+struct Held<'a>(&'a Lock, Panic);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.raw_unlock();
+        self.0.raw_unlock(&self.1);
     }
 }
 
@@ -269,7 +270,7 @@ impl<T: Plain> Array<T> {
 
     fn hold(&self) -> Result<Held<'_>, AccessError> {
         let marks = self.lock.raw_lock::<()>(Wait::FOREVER)?;
-        let held = Held(&self.lock);
+        let held = Held(&self.lock, Panic::watch());
         if marks.is_clean() { Ok(held) } else { Err(marked(marks, ()).into()) }
     }
 }
@@ -329,7 +330,8 @@ impl<T: Plain + AnyBitPattern> Array<T> {
 
     fn wait(&self, wait: Wait) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         let marks = self.lock.raw_lock(wait)?;
-        let guard = ArrayGuard { array: self, not_send: PhantomData };
+        self.lock.keep_at_thread_end();
+        let guard = ArrayGuard { array: self, panic: Panic::watch(), not_send: PhantomData };
         if marks.is_clean() { Ok(guard) } else { Err(marked(marks, guard)) }
     }
 }
@@ -367,7 +369,7 @@ impl<T: Plain + AnyBitPattern> DerefMut for ArrayGuard<'_, T> {
 impl<T: Plain + AnyBitPattern> Drop for ArrayGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.array.lock.raw_unlock();
+        self.array.lock.raw_unlock(&self.panic);
     }
 }
 

@@ -29,6 +29,7 @@ impl<T: Plain> Cells<T> {
 
     /// `bytes` must be aligned for `T` and a whole number of elements.
     pub(crate) fn new(bytes: PlacedSlice<AtomicU8>) -> Self {
+        const { assert!(align_of::<T>() <= 64, "elements are aligned to 64 bytes at most") };
         let len = bytes.len().checked_div(size_of::<T>()).unwrap_or(0);
         assert!(
             bytes.as_ptr().cast::<T>().is_aligned() && len * size_of::<T>() == bytes.len(),
@@ -45,7 +46,8 @@ impl<T: Plain> Cells<T> {
     fn unit(&self, at: usize, k: usize) -> *mut u8 {
         assert!(at < self.len, "callers have checked the index");
         let offset = at * size_of::<T>() + k * Self::UNIT;
-        self.bytes[offset].as_ptr()
+        // From the whole run, not from one of its bytes: a unit may be wider.
+        self.bytes.as_ptr().cast_mut().cast::<u8>().wrapping_add(offset)
     }
 
     pub(crate) fn load(&self, at: usize) -> Result<T, InvalidBits> {

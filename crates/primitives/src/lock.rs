@@ -156,6 +156,23 @@ impl std::fmt::Display for NotHeld {
 
 impl std::error::Error for NotHeld {}
 
+/// Whether a panic begins while a lock is held: one that was under way before is none of the lock's business.
+pub(crate) struct Panic {
+    was_panicking: bool,
+}
+
+impl Panic {
+    #[inline]
+    pub(crate) fn watch() -> Self {
+        Self { was_panicking: std::thread::panicking() }
+    }
+
+    #[inline]
+    fn began(&self) -> bool {
+        !self.was_panicking && std::thread::panicking()
+    }
+}
+
 /// How long to wait.
 #[derive(Clone, Copy)]
 pub(crate) enum Wait {
@@ -214,6 +231,7 @@ pub struct Lock {
 #[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard<'a> {
     lock: &'a Lock,
+    panic: Panic,
     /// Robust words name a thread: `!Send`.
     not_send: PhantomData<*const ()>,
 }
@@ -343,7 +361,7 @@ impl Lock {
         });
         match kept {
             Some(lock) if lock.handle.live().is_some_and(|live| lock.handle.words.is_mine(live)) => {
-                drop(LockGuard { lock: &lock, not_send: PhantomData });
+                drop(LockGuard { lock: &lock, panic: Panic::watch(), not_send: PhantomData });
                 Ok(())
             }
             _ => Err(NotHeld),
@@ -384,7 +402,7 @@ impl Lock {
     #[inline]
     fn wait(&self, wait: Wait) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         let marks = self.raw_lock(wait)?;
-        let guard = LockGuard { lock: self, not_send: PhantomData };
+        let guard = LockGuard { lock: self, panic: Panic::watch(), not_send: PhantomData };
         if marks.is_clean() { Ok(guard) } else { Err(marked(marks, guard)) }
     }
 
@@ -399,11 +417,20 @@ impl Lock {
         result.map_err(failed)
     }
 
+    /// After [`raw_lock`](Self::raw_lock), for guards that hand out references: should the thread end without releasing,
+    /// the lock stays locked, since the references may live on in another thread.
+    #[inline]
+    pub(crate) fn keep_at_thread_end(&self) {
+        if let Some(live) = self.handle.live() {
+            live.keep(self.handle.words.futex_word());
+        }
+    }
+
     /// Releases what [`raw_lock`](Self::raw_lock) acquired, unless this is a forked child's copy.
     #[inline]
-    pub(crate) fn raw_unlock(&self) {
+    pub(crate) fn raw_unlock(&self, panic: &Panic) {
         if let Some(live) = self.handle.live() {
-            if std::thread::panicking() {
+            if panic.began() && self.handle.words.is_mine(live) {
                 self.handle.words.mark_poisoned();
             }
             self.handle.words.unlock(live);
@@ -442,7 +469,7 @@ impl Guard for LockGuard<'_> {
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.raw_unlock();
+        self.lock.raw_unlock(&self.panic);
     }
 }
 

@@ -2,7 +2,8 @@
 //! `Mutex<T>`: the room of the guard that gives `&mut T` into shared memory.
 //!
 //! Claim: between `lock` and the guard's drop no other thread of any process that keeps to the protocol touches
-//! the data. Who keeps it: the lock's words (`crossproc-sync`, `lock.rs`). Not claimed: safety of the *values*
+//! the data. (A guard that is leaked keeps the lock for the life of the process: references may have outlived the
+//! thread.) Who keeps it: the lock's words (`crossproc-sync`, `lock.rs`). Not claimed: safety of the *values*
 //! against a peer that writes without the lock; whatever it writes, `T` has no invalid bits.
 
 use std::marker::PhantomData;
@@ -15,7 +16,7 @@ use crossproc_segment::{Error, ObjectKind, ObjectSpec, Payload, Placed, Segment}
 use crossproc_sync::LockWords;
 
 use crate::handle::{Fresh, Handle, handle_serde, spec};
-use crate::lock::{Guard, Lock, LockError, Wait, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
 
 /// Where the data begins: after the lock's words, on a cache line of its own.
 const DATA: u64 = 64;
@@ -45,6 +46,7 @@ pub struct Mutex<T: Plain + AnyBitPattern> {
 #[must_use = "dropping the guard releases the lock"]
 pub struct MutexGuard<'a, T: Plain + AnyBitPattern> {
     mutex: &'a Mutex<T>,
+    panic: Panic,
     not_send: PhantomData<*const ()>,
 }
 
@@ -78,6 +80,7 @@ impl<T: Plain + AnyBitPattern> Mutex<T> {
     }
 
     fn of(handle: Handle<LockWords>) -> Result<Self, Error> {
+        const { assert!(align_of::<T>() <= 64, "the data is aligned to 64 bytes at most") };
         let data = handle.place(DATA)?;
         Ok(Self { lock: Lock { handle }, data })
     }
@@ -160,7 +163,8 @@ impl<T: Plain + AnyBitPattern> Mutex<T> {
     #[inline]
     fn wait(&self, wait: Wait) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         let marks = self.lock.raw_lock(wait)?;
-        let guard = MutexGuard { mutex: self, not_send: PhantomData };
+        self.lock.keep_at_thread_end();
+        let guard = MutexGuard { mutex: self, panic: Panic::watch(), not_send: PhantomData };
         if marks.is_clean() { Ok(guard) } else { Err(marked(marks, guard)) }
     }
 }
@@ -198,7 +202,7 @@ impl<T: Plain + AnyBitPattern> DerefMut for MutexGuard<'_, T> {
 impl<T: Plain + AnyBitPattern> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.mutex.lock.raw_unlock();
+        self.mutex.lock.raw_unlock(&self.panic);
     }
 }
 

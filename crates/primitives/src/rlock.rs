@@ -7,7 +7,7 @@ use crossproc_segment::{Error, ObjectSpec, Segment};
 use crossproc_sync::LockWords;
 
 use crate::handle::{Handle, handle_serde};
-use crate::lock::{Guard, Lock, LockError, Wait, lock_spec, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, lock_spec, marked};
 
 /// A robust lock that the thread holding it may lock again; it is free when every guard is gone.
 ///
@@ -30,6 +30,7 @@ pub struct RLock {
 #[must_use = "dropping the guard releases the lock"]
 pub struct RLockGuard<'a> {
     rlock: &'a RLock,
+    panic: Panic,
     not_send: PhantomData<*const ()>,
 }
 
@@ -67,10 +68,6 @@ impl RLock {
     ///
     /// See [`LockError`]; never `WouldBlock`, `TimedOut` or `WouldDeadlock`. The mark of a dead or panicked holder
     /// comes with every locking, inner ones included, until it is taken away.
-    ///
-    /// # Panics
-    ///
-    /// If the holder has locked it 2^32 times.
     pub fn lock(&self) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.wait(Wait::FOREVER)
     }
@@ -80,10 +77,6 @@ impl RLock {
     /// # Errors
     ///
     /// See [`LockError`]; never `TimedOut`.
-    ///
-    /// # Panics
-    ///
-    /// As [`lock`](Self::lock).
     pub fn try_lock(&self) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.wait(Wait::Try)
     }
@@ -93,10 +86,6 @@ impl RLock {
     /// # Errors
     ///
     /// See [`LockError`]; never `WouldBlock`.
-    ///
-    /// # Panics
-    ///
-    /// As [`lock`](Self::lock).
     pub fn lock_timeout(&self, timeout: Duration) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.wait(Wait::timeout(timeout))
     }
@@ -106,10 +95,6 @@ impl RLock {
     /// # Errors
     ///
     /// See [`LockError`]; never `WouldBlock`.
-    ///
-    /// # Panics
-    ///
-    /// As [`lock`](Self::lock).
     pub fn lock_deadline(&self, deadline: Instant) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.wait(Wait::deadline(deadline))
     }
@@ -119,10 +104,6 @@ impl RLock {
     /// # Errors
     ///
     /// See [`LockError`]; never with a guard inside.
-    ///
-    /// # Panics
-    ///
-    /// As [`lock`](Self::lock).
     pub fn with_repair(&self, repair: impl FnOnce()) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.lock().or_else(|e| e.repair(|_| repair()))
     }
@@ -148,15 +129,15 @@ impl RLock {
     fn wait(&self, wait: Wait) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         let words = &self.lock.handle.words;
         let marks = if self.is_mine() {
-            let depth = words.depth().checked_add(1).expect("an RLock can be locked 2^32 times at most");
-            words.set_depth(depth);
+            // Saturating: the word is shared, and a peer may have written anything.
+            words.set_depth(words.depth().saturating_add(1));
             words.marks()
         } else {
             let marks = self.lock.raw_lock(wait)?;
             words.set_depth(0);
             marks
         };
-        let guard = RLockGuard { rlock: self, not_send: PhantomData };
+        let guard = RLockGuard { rlock: self, panic: Panic::watch(), not_send: PhantomData };
         if marks.is_clean() { Ok(guard) } else { Err(marked(marks, guard)) }
     }
 }
@@ -169,13 +150,13 @@ impl Guard for RLockGuard<'_> {
 
 impl Drop for RLockGuard<'_> {
     fn drop(&mut self) {
-        if self.rlock.lock.handle.live().is_none() {
-            return; // a forked child's copy
+        if !self.rlock.is_mine() {
+            return; // a forked child's copy, or the thread is ending and has given the lock up
         }
         let words = &self.rlock.lock.handle.words;
         match words.depth().checked_sub(1) {
             Some(depth) => words.set_depth(depth),
-            None => self.rlock.lock.raw_unlock(),
+            None => self.rlock.lock.raw_unlock(&self.panic),
         }
     }
 }

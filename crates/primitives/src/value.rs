@@ -24,7 +24,7 @@ use crossproc_sync::LockWords;
 use crate::access::AccessError;
 use crate::cells::with_words;
 use crate::handle::{Fresh, Handle, handle_serde, spec};
-use crate::lock::{Guard, Lock, LockError, Wait, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
 use crate::number::Number;
 
 const EVENT: u64 = 64;
@@ -68,6 +68,7 @@ pub struct Value<T: Plain> {
 #[must_use = "dropping the guard releases the lock"]
 pub struct ValueGuard<'a, T: Plain> {
     value: &'a Value<T>,
+    panic: Panic,
     not_send: PhantomData<*const ()>,
 }
 
@@ -123,8 +124,16 @@ fn replace_number<T: Number>(word: &AtomicU64, f: impl Fn(T) -> T) -> T {
 }
 
 fn compare_exchange_number<T: Number>(word: &AtomicU64, current: T, new: T) -> Result<T, T> {
-    let result = word.compare_exchange(word_of(&current), word_of(&new), Ordering::AcqRel, Ordering::Acquire);
-    result.map(number).map_err(number)
+    let (wanted, new) = (word_of(&current), word_of(&new));
+    let mut expected = wanted;
+    loop {
+        match word.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(found) => return Ok(number(found)),
+            // Bits above the number are no part of it; only a peer that scribbles sets them.
+            Err(found) if found != expected && word_of(&number::<T>(found)) == wanted => expected = found,
+            Err(found) => return Err(number(found)),
+        }
+    }
 }
 
 impl<T: Plain> Value<T> {
@@ -331,7 +340,7 @@ impl<T: Plain> Value<T> {
 
     fn wait(&self, wait: Wait) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         let marks = self.lock.raw_lock(wait)?;
-        let guard = ValueGuard { value: self, not_send: PhantomData };
+        let guard = ValueGuard { value: self, panic: Panic::watch(), not_send: PhantomData };
         if marks.is_clean() { Ok(guard) } else { Err(marked(marks, guard)) }
     }
 
@@ -487,7 +496,7 @@ impl<T: Plain> Guard for ValueGuard<'_, T> {
 impl<T: Plain> Drop for ValueGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.value.lock.raw_unlock();
+        self.value.lock.raw_unlock(&self.panic);
     }
 }
 

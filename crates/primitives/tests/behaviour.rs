@@ -104,6 +104,38 @@ fn a_thread_that_ends_with_the_lock_counts_as_dead() -> Outcome {
 }
 
 #[test]
+fn a_leaked_guard_that_gave_references_keeps_its_lock() -> Outcome {
+    let mutex = Mutex::new(1_u64)?;
+    let alive =
+        std::thread::scope(|s| s.spawn(|| &mut **Box::leak(Box::new(mutex.lock().expect("free")))).join());
+    let alive = alive.expect("no panic");
+    assert_eq!(mutex.try_lock().err(), Some(LockError::WouldBlock), "a second `&mut` to the same data");
+    *alive = 2;
+    Ok(())
+}
+
+#[test]
+fn a_panic_that_was_under_way_poisons_nothing() -> Outcome {
+    struct Reads<'a>(&'a Array<u8>);
+    impl Drop for Reads<'_> {
+        fn drop(&mut self) {
+            assert_eq!(self.0.get(0), Ok(7));
+        }
+    }
+    let array = Array::from_slice(&[7_u8])?;
+    let panicked = std::thread::scope(|s| {
+        s.spawn(|| {
+            let _reads = Reads(&array);
+            panic!("on purpose");
+        })
+        .join()
+    });
+    assert!(panicked.is_err());
+    assert_eq!(array.get(0)?, 7);
+    Ok(())
+}
+
+#[test]
 fn an_rlock_is_free_when_its_last_guard_is() -> Outcome {
     let lock = RLock::new()?;
     let guards = [lock.lock()?, lock.try_lock()?, lock.lock_timeout(Duration::ZERO)?];
@@ -268,9 +300,16 @@ fn bits_that_are_no_value_are_an_error() -> Outcome {
     flag.set(false)?;
     assert!(!flag.get()?);
 
+    let small = segment.value("small", 5_u16)?;
+    let word =
+        segment.mapping().place::<crossproc_atomic::AtomicU64>(segment.objects()[1].object.offset + 72)?;
+    word.store(5 | 1 << 40, crossproc_atomic::Ordering::Relaxed);
+    assert_eq!(small.compare_exchange(5, 6), Ok(5), "bits that are no part of the number");
+    assert_eq!(small.get()?, 6);
+
     // A large value whose copies are corrupt does not keep a reader for ever.
     let large = segment.value("large", [1_u64; 4])?;
-    let offset = segment.objects()[1].object.offset + 72;
+    let offset = segment.objects()[2].object.offset + 72;
     let latest = segment.mapping().place::<crossproc_atomic::AtomicU64>(offset)?;
     latest.store(u64::MAX, crossproc_atomic::Ordering::Relaxed);
     assert_eq!(large.get(), Err(AccessError::Unsteady));

@@ -31,6 +31,8 @@ use crossproc_atomic::{AtomicU64, Ordering, fence, pause};
 /// that all other copies were rewritten while it read one.
 const TRIES_MAX: u32 = 100_000;
 
+const SEQUENCE_MAX: u64 = u64::MAX >> 2;
+
 /// The words of one value, borrowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Latest<'a> {
@@ -123,13 +125,14 @@ impl<'a> Latest<'a> {
         // Foreign bytes may name any copy: taken modulo the number of copies, which is private.
         let next = ((named & 3) as usize + 1) % (self.copies.len() / self.stride);
         let Some((sequence, data)) = self.copy(next as u64) else { return };
-        let odd = sequence.load(Ordering::Relaxed) | 1;
+        // `latest` has room for 62 bits of it; a scribbled sequence must not stay larger than that.
+        let odd = (sequence.load(Ordering::Relaxed) | 1) & SEQUENCE_MAX;
         sequence.store(odd, Ordering::Relaxed);
         fence(Ordering::Release);
         for (to, from) in data.iter().zip(value) {
             to.store(*from, Ordering::Relaxed);
         }
-        let even = odd.wrapping_add(1);
+        let even = (odd + 1) & SEQUENCE_MAX;
         sequence.store(even, Ordering::Relaxed);
         self.latest.store(even << 2 | next as u64, Ordering::Release);
     }

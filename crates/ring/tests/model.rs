@@ -35,8 +35,7 @@ fn explore(
     let runs = runs.load(Relaxed);
     println!("model {name}: {runs} executions");
     assert!(runs >= floor, "{name} explored {runs} executions, expected at least {floor}");
-    let seen = seen.lock().expect("not poisoned").clone();
-    seen
+    seen.lock().expect("not poisoned").clone()
 }
 
 fn words(copies: usize) -> Arc<Vec<AtomicU64>> {

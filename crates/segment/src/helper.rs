@@ -44,6 +44,16 @@ pub(crate) struct Identity {
     pub pid_namespace: u64,
 }
 
+/// Who holds a life lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LifeLock {
+    /// The process with this number; 0 for one outside of our PID namespace.
+    Held(u32),
+    Free,
+    /// The kernel would not say.
+    Unknown,
+}
+
 /// This process's helper. Started by the first attach; a forked child starts its own.
 pub(crate) struct Helper {
     stamp: u64,
@@ -142,17 +152,19 @@ impl Helper {
         &self.started().identity
     }
 
-    /// Asks the kernel who holds the life lock `life`: its pid, 0 for nobody, or `None` if it can not tell.
-    pub(crate) fn life_lock_holder(&self, life: u64) -> Option<u32> {
+    /// Asks the kernel who holds the life lock `life`.
+    pub(crate) fn life_lock_holder(&self, life: u64) -> LifeLock {
         let mut lock = life_lock(life, libc::F_WRLCK);
         // SAFETY: F_GETLK reads and writes the flock struct it is given.
         let failed =
             unsafe { libc::fcntl(self.started().namespace.as_raw_fd(), libc::F_GETLK, &raw mut lock) };
         if failed != 0 {
-            return None;
+            LifeLock::Unknown
+        } else if lock.l_type == libc::F_UNLCK as libc::c_short {
+            LifeLock::Free
+        } else {
+            LifeLock::Held(lock.l_pid as u32)
         }
-        let free = lock.l_type == libc::F_UNLCK as libc::c_short;
-        Some(if free { 0 } else { lock.l_pid as u32 })
     }
 
     /// Notes that this process takes part in `mapping`, and links the token at `offset` to the helper's life.
@@ -329,8 +341,17 @@ pub(crate) fn pidfd_inode(fd: &OwnedFd) -> Option<u64> {
     Some(rustix::fs::fstat(fd).ok()?.st_ino)
 }
 
+/// True only if no process has this number.
+pub(crate) fn is_gone(pid: u32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid as i32);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
 /// When a process started, in clock ticks since boot: field 22 of /proc/PID/stat, the 20th after the name.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    if !crossproc_atomic::proc_is_ours() {
+        return None;
+    }
     stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(19)?.parse().ok()
 }

@@ -35,14 +35,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossproc_atomic::{
-    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform,
+    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform, fence,
     process_stamp, shared_struct,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
-use crate::helper::{self, Helper, Token, helper};
+use crate::helper::{self, Helper, LifeLock, Token, helper};
 use crate::map::Mapping;
 use crate::place::{PlacedSlice, Span};
 
@@ -191,30 +191,34 @@ fn is_proven_dead(slot: &Slot, life: u64, helper: &Helper) -> bool {
         return false;
     }
     let pid = (life >> 40) as u32;
-    match helper.life_lock_holder(life) {
-        Some(holder) if holder == pid => return false,
-        Some(0) if slot.token.load(Ordering::Acquire) & OWNER_DIED != 0 => {
-            // The mark is this life's own only if the slot has not passed on meanwhile.
-            return slot.claim.load(Ordering::Acquire) == life && slot.sealed.load(Ordering::Acquire) == life;
-        }
-        _ => {}
+    let holder = helper.life_lock_holder(life);
+    if holder == LifeLock::Held(pid) {
+        return false;
     }
+    // In this order: what follows `sealed` is at least as new as it, and `claim` says that it is no newer.
+    let sealed = slot.sealed.load(Ordering::Acquire) == life;
+    let token = slot.token.load(Ordering::Relaxed);
     let (start_time, inode) =
         (slot.start_time.load(Ordering::Relaxed), slot.pidfd_inode.load(Ordering::Relaxed));
-    // Before `sealed`, the two are the previous holder's; after `claim` has moved on, the next one's.
-    let sealed = slot.sealed.load(Ordering::Acquire) == life && slot.claim.load(Ordering::Acquire) == life;
+    fence(Ordering::Acquire);
+    let sealed = sealed && slot.claim.load(Ordering::Relaxed) == life;
+    if sealed && holder == LifeLock::Free && token & OWNER_DIED != 0 {
+        return true;
+    }
+    let started_later =
+        || sealed && start_time != 0 && helper::start_time(pid).is_some_and(|now| now != start_time);
     match helper::pidfd(pid) {
-        Err(Errno::SRCH | Errno::INVAL) => true,
+        // No such process, or the number is that of another one's thread now.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => true,
         Ok(fd) => {
-            let another = sealed
-                && match helper::pidfd_inode(&fd) {
-                    Some(now) if inode != 0 => now != inode,
-                    _ => start_time != 0 && helper::start_time(pid).is_some_and(|now| now != start_time),
-                };
+            let another = match helper::pidfd_inode(&fd) {
+                Some(now) if sealed && inode != 0 => now != inode,
+                _ => started_later(),
+            };
             another || is_readable(&fd, Duration::ZERO)
         }
-        // No pidfd to be had (denied, or out of descriptors): only what /proc says for certain.
-        Err(_) => sealed && start_time != 0 && helper::start_time(pid).is_some_and(|now| now != start_time),
+        // No pidfd to be had (denied, or out of descriptors): what else says it for certain.
+        Err(_) => helper::is_gone(pid) || started_later(),
     }
 }
 
@@ -232,6 +236,7 @@ impl Drop for Participants {
         }
         let slot = &self.slots[usize::from(self.me.slot())];
         slot.token.store(0, Ordering::Release);
+        Linux.wake(&slot.token, u32::MAX);
         drop(self.token.take());
         slot.generation.fetch_add(1, Ordering::AcqRel);
         slot.sealed.store(0, Ordering::Relaxed);
@@ -256,6 +261,10 @@ impl Platform for Participants {
     #[inline]
     fn hold(&self, word: &AtomicU32) {
         Linux.hold(word);
+    }
+    #[inline]
+    fn keep(&self, word: &AtomicU32) {
+        Linux.keep(word);
     }
     #[inline]
     fn unhold(&self, word: &AtomicU32) {

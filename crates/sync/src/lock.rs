@@ -237,7 +237,7 @@ impl LockWords {
                 }
                 continue;
             }
-            if seen & TID == tid && (!pending.is_outermost() || self.is_mine(live)) {
+            if seen & TID == tid && (self.is_mine(live) || self.may_be_below(live, seen, pending)) {
                 return give_up(LockFailure::WouldDeadlock);
             }
             if spins > 0 {
@@ -297,6 +297,14 @@ impl LockWords {
                 }
             }
         }
+    }
+
+    /// The word has our TID, but not our name. If nothing else of this thread is announced, a dead namesake left it.
+    /// Otherwise it may be an interrupted frame of this very thread, unless somebody else's name says that it is not.
+    fn may_be_below<L: Liveness>(&self, live: &L, seen: u32, pending: Pending) -> bool {
+        let bits = self.owner.load(Ordering::Relaxed);
+        let another_has_it = seen & OWNER_DIED == 0 && names_a_holder(bits) && named(bits) != Some(live.me());
+        !pending.is_outermost() && !another_has_it
     }
 
     #[cold]

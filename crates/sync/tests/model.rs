@@ -37,8 +37,7 @@ fn explore(
     let runs = runs.load(Relaxed);
     println!("model {name}: {runs} executions");
     assert!(runs >= floor, "{name} explored {runs} executions, expected at least {floor}");
-    let seen = seen.lock().expect("not poisoned").clone();
-    seen
+    seen.lock().expect("not poisoned").clone()
 }
 
 /// A lock and the data it guards; loom reports every unordered pair of accesses to the data.
@@ -52,10 +51,19 @@ impl Guarded {
         Arc::new(Self { lock: LockWords::default(), data: UnsafeCell::new(0) })
     }
 
+    fn add(&self) {
+        // SAFETY: the pointer is to the cell's own data; loom reports it if anybody else is at it.
+        self.data.with_mut(|data| unsafe { *data += 1 });
+    }
+
+    fn sum(&self) -> u64 {
+        // SAFETY: as above.
+        self.data.with(|data| unsafe { *data })
+    }
+
     fn add_one(&self, process: &Process) -> u64 {
         let marks = self.lock.lock(process, None).expect("no deadline");
-        // loom's cell checks that we are alone.
-        self.data.with_mut(|data| unsafe { *data += 1 });
+        self.add();
         if !marks.is_clean() {
             self.lock.mark_consistent();
         }
@@ -78,7 +86,7 @@ fn holders_exclude_each_other_and_nobody_sleeps_for_ever() {
         };
         twice(&Process::new(&kernel, 2), &guarded);
         other.join().expect("ends well");
-        guarded.data.with(|data| assert_eq!(unsafe { *data }, 4));
+        assert_eq!(guarded.sum(), 4);
         assert!(!guarded.lock.is_locked());
     });
 }
@@ -97,7 +105,7 @@ fn three_at_a_lock_strand_nobody() {
         for other in others {
             assert_eq!(other.join().expect("ends well"), 0, "nobody died");
         }
-        guarded.data.with(|data| assert_eq!(unsafe { *data }, 3));
+        assert_eq!(guarded.sum(), 3);
     });
 }
 
@@ -115,7 +123,7 @@ fn a_failed_try_changes_nothing() {
             Ok(marks) => {
                 assert!(marks.is_clean());
                 // First the data: looking at the word again would order us after its last holder by itself.
-                guarded.data.with_mut(|data| unsafe { *data += 1 });
+                guarded.add();
                 assert_eq!(guarded.lock.try_lock(&me), Err(LockFailure::WouldDeadlock));
                 guarded.lock.unlock(&me);
             }
@@ -152,7 +160,7 @@ fn a_death_anywhere_is_survived_and_reported_exactly() {
                                 }
                                 guarded.lock.lock(&process, None).expect("no deadline");
                                 held.set(1);
-                                guarded.data.with_mut(|data| unsafe { *data += 1 });
+                                guarded.add();
                                 held.set(2);
                                 guarded.lock.unlock(&process);
                                 held.set(3);
@@ -200,7 +208,7 @@ fn a_lock_is_inherited_once() {
             };
             let reports = guarded.add_one(&Process::new(&kernel, 3)) + heir.join().expect("ends well");
             assert_eq!(reports, 1, "exactly one is told");
-            guarded.data.with(|data| assert_eq!(unsafe { *data }, 2));
+            assert_eq!(guarded.sum(), 2);
         });
     }
 }

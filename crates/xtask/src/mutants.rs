@@ -127,7 +127,11 @@ impl Report {
     pub fn short(&self) -> String {
         let killed =
             self.number(|verdict| matches!(verdict, Verdict::Killed { .. } | Verdict::KilledByLimit));
-        let mut text = format!("{killed} of {} killed", self.number(|_| true));
+        let run = self.number(|_| true);
+        if run + self.left + self.unusable.len() == 0 {
+            return "none to run".to_owned();
+        }
+        let mut text = format!("{killed} of {run} killed");
         if self.left > 0 {
             text.push_str(&format!(", {} left for `cargo xtask mutants`", self.left));
         }

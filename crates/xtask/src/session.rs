@@ -137,7 +137,8 @@ impl<'a> Session<'a> {
     fn close(&mut self, name: &str, ok: bool, time: Duration, note: &str, report: &str) {
         println!("{:<6} {:>12}   {note}", if ok { "ok" } else { "FAILED" }, duration(time));
         if !ok {
-            println!("\n---- {name}\n{}\n----\n", report.trim_end());
+            let lines: Vec<_> = report.trim_end().lines().filter(|line| !is_progress(line)).collect();
+            println!("\n---- {name}\n{}\n----\n", lines.join("\n"));
         }
         self.tally.times.push((name.to_owned(), time));
     }
@@ -178,6 +179,14 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// Lines by which cargo says how far it is; they are in the log, if anybody misses them.
+fn is_progress(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let verb = words.next().unwrap_or_default();
+    let about_crate = words.nth(1).is_some_and(|word| word.starts_with('v'));
+    about_crate && ["Adding", "Checking", "Compiling", "Documenting", "Downloaded"].contains(&verb)
 }
 
 fn announce(name: &str) {

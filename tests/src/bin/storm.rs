@@ -17,7 +17,7 @@ struct Options {
     #[arg(long, default_value_t = 1000)]
     holding: u64,
     /// In how many rounds an idle waiter is timed
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 400)]
     idle_rounds: u64,
     /// The seed of all random choices
     #[arg(long)]

@@ -1,14 +1,19 @@
 //! A process that makes something in a segment, or just comes and goes, is killed at each of its system calls: before the call, and
 //! after it. Whatever it leaves must not stand in the way of the next one.
 //!
-//! What is not tried this way: death within a system call, between two calls (that is the business of single steps), and the
-//! calls of the helper thread.
+//! What is not tried this way: death within a system call or between two calls (that is the business of single steps; one such
+//! moment is picked out here: while an object is filled), and the calls of the helper thread.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crossproc_atomic::{AtomicU64, Ordering};
 use crossproc_primitives::Objects;
-use crossproc_segment::{ErrorKind, Segment, SegmentOptions};
-use crossproc_tests::{Board, isolated, not_run};
+use crossproc_segment::plain::Plain;
+use crossproc_segment::{
+    ErrorKind, Mapping, ObjectKind, ObjectSpec, PlacedSlice, Segment, SegmentOptions, Span,
+};
+use crossproc_tests::{Board, child, isolated, join, kill_and_reap, not_run, tied_to_parent};
 
 use crate::kernel::{End, Traced};
 
@@ -165,6 +170,59 @@ fn replacing_a_named_segment_whose_users_are_dead() {
             },
         );
     });
+}
+
+const SPEC: ObjectSpec =
+    ObjectSpec { kind: ObjectKind::new("Words"), layout: u64::LAYOUT, count: 512, bytes: 4096, align: 64 };
+
+fn words(mapping: &Arc<Mapping>, offset: u64) -> PlacedSlice<AtomicU64> {
+    mapping.place_slice(Span { offset, count: SPEC.count }).unwrap()
+}
+
+/// Writes into all of a new object, and comes no further.
+fn fill_and_park((board, segment): (Board, Segment)) {
+    tied_to_parent();
+    segment
+        .create_object("half", &SPEC, |mapping, offset| {
+            words(mapping, offset).iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+            board.set(0, 1);
+            loop {
+                std::thread::park();
+            }
+        })
+        .unwrap();
+}
+
+/// Makes an object; returns what its memory held before, all words together.
+fn make((board, segment): (Board, Segment)) -> u64 {
+    board.set(1, 1);
+    let mut held = 0;
+    segment
+        .create_object("whole", &SPEC, |mapping, offset| {
+            held = words(mapping, offset).iter().fold(0, |all, word| all | word.load(Ordering::Relaxed));
+        })
+        .unwrap();
+    held
+}
+
+#[test]
+fn a_creator_killed_while_it_fills_an_object_leaves_zeros_and_a_free_place() {
+    let name = name("fill");
+    for segment in [Segment::anonymous(LEN).unwrap(), Segment::create(&name, LEN).unwrap()] {
+        let board = Board::new(8);
+        let creator = child(fill_and_park, (board.clone(), segment.clone()));
+        board.await_at_least(0, 1);
+        assert!(segment.objects().is_empty(), "nobody sees half of it");
+        assert_eq!(segment.open_object("half", &SPEC).unwrap_err().kind(), ErrorKind::NotFound);
+        let next = child(make, (board.clone(), segment.clone()));
+        board.await_at_least(1, 1);
+        assert!(next.is_alive(), "one creates at a time");
+        kill_and_reap(&creator);
+        assert_eq!(join(next), 0, "what the dead one wrote is gone");
+        let names: Vec<_> = segment.objects().into_iter().map(|object| object.name).collect();
+        assert_eq!(names, ["whole"]);
+        assert_eq!(segment.used(), 4096, "in the place of the one that was never made");
+    }
 }
 
 #[test]

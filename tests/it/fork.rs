@@ -47,14 +47,9 @@ fn an_inherited_guard_does_nothing() {
         assert_eq!(forked.end(), End::Exited(0));
 
         assert!(lock.is_mine() && rlock.is_mine());
+        type Handles = (Lock, RLock, Mutex<[u64; 4]>, Value<[u64; 4]>, Array<u64>);
         let others = child(
-            |(lock, rlock, mutex, value, array): (
-                Lock,
-                RLock,
-                Mutex<[u64; 4]>,
-                Value<[u64; 4]>,
-                Array<u64>,
-            )| {
+            |(lock, rlock, mutex, value, array): Handles| {
                 [
                     said(&lock.try_lock()),
                     said(&rlock.try_lock()),

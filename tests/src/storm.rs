@@ -325,9 +325,7 @@ impl Storm {
             }
         }
         if self.out.failure.is_none() {
-            if let Err(failure) = self.stop() {
-                self.out.failure = Some(failure);
-            }
+            self.out.failure = self.stop().err();
         }
         // Also those that are stuck.
         self.workers.clear();

@@ -53,6 +53,9 @@ struct Thread {
     tid: Cell<u32>,
     /// Null where there is no robust list (musl before its first robust lock, Miri, emulators).
     head: Cell<*mut RobustHead>,
+    /// The word that was announced when it was last said not to be given up.
+    kept: Cell<usize>,
+    /// Locks that are held and not announced, by address.
     held: Cell<usize>,
     words: [Cell<usize>; HELD_INLINE],
 }
@@ -64,6 +67,7 @@ thread_local! {
             stamp: Cell::new(0),
             tid: Cell::new(0),
             head: Cell::new(null_mut()),
+            kept: Cell::new(0),
             held: Cell::new(0),
             words: [const { Cell::new(0) }; HELD_INLINE],
         }
@@ -81,17 +85,18 @@ impl Drop for Exit {
         let hook = ON_THREAD_EXIT.load(Ordering::Acquire);
         THREAD.with(|t| {
             let held = t.held.replace(0);
-            if held == 0 || hook.is_null() || t.stamp.get() != process_stamp() {
+            if hook.is_null() || t.stamp.get() != process_stamp() {
                 return;
             }
             // SAFETY: only `on_thread_exit` stores here, and it stores a `fn(LockedWord)`.
             let hook = unsafe { core::mem::transmute::<*mut (), fn(LockedWord)>(hook) };
             let inline = t.words.iter().take(held).map(Cell::get);
             let given_up = |address: &usize| *address != 0 && *address & KEPT == 0;
-            for address in inline.chain(self.spilled.take()).filter(given_up) {
+            let announced = t.announced().filter(|&address| address != t.kept.get());
+            for address in inline.chain(self.spilled.take()).chain(announced).filter(given_up) {
                 hook(LockedWord { address, tid: t.tid.get() });
             }
-            // The segment of a forgotten guard may be unmapped by now.
+            // What is left is a lock to be kept, or one whose segment is unmapped by now.
             t.set_pending(0);
         });
     }
@@ -137,7 +142,7 @@ pub fn on_thread_exit(hook: fn(LockedWord)) {
     ON_THREAD_EXIT.store(hook as *mut (), Ordering::Release);
 }
 
-/// How many locks the calling thread holds.
+/// How many locks the calling thread holds beside an announced one.
 #[must_use]
 pub fn held_locks() -> usize {
     THREAD.with(|t| t.held.get())
@@ -215,6 +220,19 @@ extern "C" fn in_forked_child() {
 }
 
 impl Thread {
+    /// The address of the word that is announced now.
+    fn announced(&self) -> Option<usize> {
+        let head = self.head.get();
+        if head.is_null() {
+            return None;
+        }
+        // SAFETY: `head` is this thread's own list head, which libc keeps for the thread's life.
+        let (pending, offset) = unsafe {
+            ((&raw const (*head).pending).read_volatile(), (&raw const (*head).futex_offset).read_volatile())
+        };
+        (pending != 0).then(|| pending.wrapping_add(offset as usize))
+    }
+
     #[inline]
     fn set_pending(&self, pending: usize) {
         let head = self.head.get();
@@ -323,7 +341,9 @@ impl Platform for Linux {
                 let before = pending.read_volatile();
                 let offset = (&raw const (*head).futex_offset).read_volatile();
                 let now = core::ptr::from_ref(word).addr().wrapping_sub(offset as usize);
-                pending.write_volatile(now);
+                if before != now {
+                    pending.write_volatile(now);
+                }
                 compiler_fence(Ordering::SeqCst);
                 Pending { before, now }
             }
@@ -352,6 +372,11 @@ impl Platform for Linux {
     fn keep(&self, word: &AtomicU32) {
         THREAD.with(|t| {
             let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
+            if t.announced() == Some(address) {
+                // Stays when the lock is released: at this address there never is a lock of another kind.
+                t.kept.set(address);
+                return;
+            }
             match t.words.get(held.wrapping_sub(1)) {
                 Some(last) if last.get() == address => last.set(address | KEPT),
                 _ => keep_spilled(address),
@@ -367,7 +392,6 @@ impl Platform for Linux {
                 return;
             }
             if t.words.get(held - 1).is_some_and(|last| last.get() & !KEPT == address) {
-                t.words[held - 1].set(0);
                 t.held.set(held - 1);
             } else {
                 unhold_out_of_order(t, address);
@@ -475,7 +499,7 @@ fn unhold_out_of_order(t: &Thread, address: usize) {
     if !found {
         let inline = held.min(HELD_INLINE);
         let Some(at) = t.words.iter().take(inline).position(|w| w.get() & !KEPT == address) else { return };
-        let last = refill.unwrap_or_else(|| t.words[inline - 1].take());
+        let last = refill.unwrap_or_else(|| t.words[inline - 1].get());
         t.words[at].set(last);
     }
     t.held.set(held - 1);
@@ -534,11 +558,19 @@ mod tests {
     #[test]
     fn a_word_announced_by_a_dying_thread_is_marked_by_the_kernel() {
         static WORD: AtomicU32 = AtomicU32::new(0);
+        /// Dropped after this module's own destructor, since it was touched before.
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let pending = Linux.announce(&WORD);
+                assert!(pending.is_outermost() || cfg!(miri));
+                WORD.store(Linux.tid() | WAITERS, Ordering::Relaxed);
+            }
+        }
+        thread_local!(static LAST: Last = const { Last });
         std::thread::spawn(|| {
-            let tid = Linux.tid();
-            let before = Linux.announce(&WORD);
-            assert!(before.is_outermost());
-            WORD.store(tid | WAITERS, Ordering::Relaxed);
+            LAST.with(|_| ());
+            Linux.tid();
         })
         .join()
         .expect("the thread ends well");
@@ -546,5 +578,19 @@ mod tests {
         if !cfg!(miri) {
             assert_eq!(WORD.load(Ordering::Relaxed), OWNER_DIED | WAITERS);
         }
+    }
+
+    #[test]
+    fn a_word_that_is_to_be_kept_is_not_given_up() {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        std::thread::spawn(|| {
+            WORD.store(Linux.tid(), Ordering::Relaxed);
+            let _ = Linux.announce(&WORD);
+            Linux.keep(&WORD);
+            on_thread_exit(|_| ());
+        })
+        .join()
+        .expect("the thread ends well");
+        assert_eq!(WORD.load(Ordering::Relaxed) & OWNER_DIED, 0);
     }
 }

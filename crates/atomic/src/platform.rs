@@ -86,12 +86,6 @@ impl Pending {
     pub fn is_outermost(self) -> bool {
         self.before == 0 && self.now != 0
     }
-
-    /// The same, but what is announced now is not announced again by retracting.
-    #[inline]
-    pub fn without_this(self) -> Self {
-        Self { before: if self.before == self.now { 0 } else { self.before }, now: self.now }
-    }
 }
 
 /// The calling thread and its kernel.
@@ -107,10 +101,11 @@ pub trait Platform {
     /// Ends the announcement. What was announced before is put back, so that announcements nest.
     fn retract(&self, pending: Pending);
 
-    /// Notes that this thread now holds `word`, so that it is given up should the thread end without releasing it.
+    /// Notes that this thread holds `word` and does not announce it, so that it is given up should the thread end
+    /// without releasing it.
     fn hold(&self, word: &AtomicU32);
 
-    /// The word that was held last is not given up when the thread ends: references to what it guards may live on.
+    /// The word that was locked last is not given up when the thread ends: references to what it guards may live on.
     fn keep(&self, word: &AtomicU32);
 
     /// Ends [`hold`](Self::hold). Words may be released in any order.

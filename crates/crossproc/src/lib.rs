@@ -301,10 +301,14 @@ pub mod process {
     pub use crossproc_process::*;
 }
 
-/// Memory: all of `crossproc-segment`, and the parts of which further primitives can be made.
+/// Memory: what a user of segments needs. Who makes further primitives depends on `crossproc-segment` itself: placing
+/// words in memory that others guard is at one's own risk.
 pub mod segment {
     #[doc(inline)]
-    pub use crossproc_segment::*;
+    pub use crossproc_segment::{
+        Error, ErrorKind, Granted, Numa, ObjectInfo, ObjectKind, Segment, SegmentOptions, Unlink, handover,
+        plain,
+    };
 }
 
 #[doc(inline)]

@@ -367,7 +367,7 @@ impl<T: Plain + AnyBitPattern> DerefMut for ArrayGuard<'_, T> {
 }
 
 impl<T: Plain + AnyBitPattern> Drop for ArrayGuard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.array.lock.raw_unlock(&self.panic);
     }

@@ -200,7 +200,7 @@ impl<T: Plain + AnyBitPattern> DerefMut for MutexGuard<'_, T> {
 }
 
 impl<T: Plain + AnyBitPattern> Drop for MutexGuard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.mutex.lock.raw_unlock(&self.panic);
     }

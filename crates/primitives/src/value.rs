@@ -494,7 +494,7 @@ impl<T: Plain> Guard for ValueGuard<'_, T> {
 }
 
 impl<T: Plain> Drop for ValueGuard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.value.lock.raw_unlock(&self.panic);
     }

@@ -159,7 +159,7 @@ impl LockWords {
     }
 
     /// Releases the lock. Does nothing if the calling thread does not have it.
-    #[inline]
+    #[inline(always)]
     pub fn unlock<L: Liveness>(&self, live: &L) {
         let tid = live.tid();
         let held = self.word.load(Ordering::Relaxed);
@@ -173,7 +173,17 @@ impl LockWords {
         if !alone {
             self.unlock_contended(live, tid);
         }
-        live.retract(pending.without_this());
+        // Announced as the outermost one is, or as an inner one just now?
+        if pending.now != 0 && pending.before == pending.now {
+            live.retract(Pending { before: 0, now: pending.now });
+        } else {
+            self.leave_inner(live, pending);
+        }
+    }
+
+    #[cold]
+    fn leave_inner<L: Liveness>(&self, live: &L, pending: Pending) {
+        live.retract(pending);
         live.unhold(&self.word);
     }
 
@@ -200,10 +210,15 @@ impl LockWords {
     fn settle<L: Liveness>(&self, live: &L, pending: Pending) -> Marks {
         // The outermost lock stays announced: should we die with it, the kernel itself tells the next one.
         if !pending.is_outermost() {
-            live.retract(pending);
+            self.settle_inner(live, pending);
         }
-        live.hold(&self.word);
         Marks(self.state.load(Ordering::Relaxed))
+    }
+
+    #[cold]
+    fn settle_inner<L: Liveness>(&self, live: &L, pending: Pending) {
+        live.hold(&self.word);
+        live.retract(pending);
     }
 
     /// `wait`: `None` to try only, else until when.

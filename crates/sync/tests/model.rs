@@ -93,7 +93,7 @@ fn holders_exclude_each_other_and_nobody_sleeps_for_ever() {
 
 #[test]
 fn three_at_a_lock_strand_nobody() {
-    explore("lock_three", 40, 1, |_| {
+    explore("lock_three", 25, 1, |_| {
         let (kernel, guarded) = (Kernel::new(), Guarded::new());
         let others: Vec<_> = (1..=2)
             .map(|tid| {
@@ -143,7 +143,7 @@ fn a_death_anywhere_is_survived_and_reported_exactly() {
         let mut reported = BTreeSet::new();
         let (name, steps) = if inner { ("lock_inner_death", 3..11) } else { ("lock_death", 0..8) };
         for accesses in steps {
-            reported.extend(explore(&format!("{name}_{accesses}"), 50, 3, move |outcome| {
+            reported.extend(explore(&format!("{name}_{accesses}"), 10, 3, move |outcome| {
                 let (kernel, guarded) = (Kernel::new(), Guarded::new());
                 let victim = {
                     let (kernel, guarded) = (Arc::clone(&kernel), Arc::clone(&guarded));
@@ -194,7 +194,7 @@ fn a_death_anywhere_is_survived_and_reported_exactly() {
 fn a_lock_is_inherited_once() {
     for inner in [false, true] {
         let name = if inner { "lock_inheritance_inner" } else { "lock_inheritance" };
-        explore(name, 100, 2, move |_| {
+        explore(name, 60, 2, move |_| {
             let (kernel, guarded) = (Kernel::new(), Guarded::new());
             let (victim, outer) = (Process::new(&kernel, 1), LockWords::default());
             if inner {

@@ -13,6 +13,9 @@ use crate::procs::{self, Process};
 /// Set for everything that a run starts, so that its processes can be told from all others.
 const MARK: &str = "CROSSPROC_TEST_RUN";
 
+/// What names of temporary folders of runs begin with; the process id follows.
+const FOLDER: &str = "crossproc-xtask-";
+
 /// How long a process that is about to end may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -29,7 +32,8 @@ impl Before {
     pub fn look() -> Result<Self, String> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let mark = format!("{}-{time}", std::process::id());
-        let folder = env::temp_dir().join(format!("crossproc-xtask-{mark}"));
+        remove_folders_of_the_dead();
+        let folder = env::temp_dir().join(format!("{FOLDER}{mark}"));
         fs::create_dir(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
         Ok(Self { names: shared_names(), mark, folder })
     }
@@ -85,6 +89,18 @@ impl Drop for Before {
     }
 }
 
+/// A run that was interrupted could not remove its folder.
+fn remove_folders_of_the_dead() {
+    for path in entries(&env::temp_dir()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let pid = name.strip_prefix(FOLDER).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !pid.is_empty() && !Path::new("/proc").join(pid).exists()) {
+            // If it is somebody else's it stays.
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
 /// Files of ours below /dev/shm. An empty folder per user may stay.
 fn shared_names() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
@@ -125,13 +141,16 @@ mod tests {
     fn a_process_and_a_file_that_stay_are_named() {
         let before = Before::look().unwrap();
         let mut command = Command::new("sh");
-        before
-            .equip(command.args(["-c", "echo > $TMPDIR/crossproc-x; echo > $TMPDIR/other; exec sleep 1000"]));
+        before.equip(command.args(["-c", "echo > $TMPDIR/crossproc-x; echo > $TMPDIR/other; exec sleep 60"]));
         let mut child = command.spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while !procs::all().iter().any(|p| p.pid == pid && p.command() == "sleep 60") {
+            sleep(Duration::from_millis(1));
+        }
         let left = before.left(&place());
         let file = before.folder.join("crossproc-x");
         assert!(left.contains(&format!("file {}", file.display())), "{left:?}");
-        assert!(left.contains(&format!("process {}: sleep 1000", child.id())), "{left:?}");
+        assert!(left.contains(&format!("process {pid}: sleep 60")), "{left:?}");
         assert!(!left.iter().any(|line| line.contains("other")), "{left:?}");
         drop(before);
         assert!(!file.exists());

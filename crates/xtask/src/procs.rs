@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_tree_is_killed_with_its_leaves() {
-        let mut child = Command::new("sh").args(["-c", "sleep 1000 & sleep 1000; true"]).spawn().unwrap();
+        let mut child = Command::new("sh").args(["-c", "sleep 60 & sleep 60; true"]).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let leaves = || all().into_iter().filter(|p| p.parent == pid && !p.is_zombie()).collect::<Vec<_>>();
         while leaves().len() < 2 {

@@ -100,7 +100,7 @@ mod tests {
         outcome
     }
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(50);
 
     #[test]
     fn both_streams_are_kept_in_order() {
@@ -111,14 +111,14 @@ mod tests {
 
     #[test]
     fn a_command_that_does_not_end_is_killed() {
-        let outcome = shell("echo started; sleep 1000", Duration::from_millis(200), None);
+        let outcome = shell("echo started; sleep 60", Duration::from_millis(200), None);
         assert_eq!(outcome.end, End::Limit);
         assert!(outcome.output.starts_with("started\n\nkilled: "));
     }
 
     #[test]
     fn a_command_that_has_said_enough_is_stopped() {
-        let outcome = shell("echo enough; sleep 1000", LONG, Some("enough"));
+        let outcome = shell("echo enough; sleep 60", LONG, Some("enough"));
         assert_eq!(outcome.end, End::Stopped);
         assert!(outcome.time < LONG);
     }

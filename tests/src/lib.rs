@@ -1,4 +1,4 @@
-//! What tests with real processes share, and the two long runs: the [storm](storm) and the search for [torn](torn) values.
+//! What tests with real processes share, and the two long runs: the [storm] and the search for [torn] values.
 //!
 //! Every child is a process of its own, started by `crossproc-process`; threads would share the memory that is to be kept apart
 //! here. Children are killed when their test ends, however it ends. No test asserts that something is fast: [`HANG`] is

@@ -53,7 +53,9 @@ struct Thread {
     tid: Cell<u32>,
     /// Null where there is no robust list (musl before its first robust lock, Miri, emulators).
     head: Cell<*mut RobustHead>,
-    /// The word that was announced when it was last said not to be given up.
+    /// The word that was announced last while it was held. (libc forgets our announcement when it takes a robust mutex.)
+    announced: Cell<usize>,
+    /// The last one of these that was said not to be given up.
     kept: Cell<usize>,
     /// Locks that are held and not announced, by address.
     held: Cell<usize>,
@@ -67,6 +69,7 @@ thread_local! {
             stamp: Cell::new(0),
             tid: Cell::new(0),
             head: Cell::new(null_mut()),
+            announced: Cell::new(0),
             kept: Cell::new(0),
             held: Cell::new(0),
             words: [const { Cell::new(0) }; HELD_INLINE],
@@ -92,8 +95,11 @@ impl Drop for Exit {
             let hook = unsafe { core::mem::transmute::<*mut (), fn(LockedWord)>(hook) };
             let inline = t.words.iter().take(held).map(Cell::get);
             let given_up = |address: &usize| *address != 0 && *address & KEPT == 0;
-            let announced = t.announced().filter(|&address| address != t.kept.get());
-            for address in inline.chain(self.spilled.take()).chain(announced).filter(given_up) {
+            let inner: Vec<usize> = inline.chain(self.spilled.take()).collect();
+            // It may have been released long ago: then the word does not have our id, or is in the list.
+            let announced =
+                Some(t.announced.get()).filter(|&a| a != t.kept.get() && !inner.contains(&(a | KEPT)));
+            for address in inner.into_iter().chain(announced).filter(given_up) {
                 hook(LockedWord { address, tid: t.tid.get() });
             }
             // What is left is a lock to be kept, or one whose segment is unmapped by now.
@@ -220,19 +226,6 @@ extern "C" fn in_forked_child() {
 }
 
 impl Thread {
-    /// The address of the word that is announced now.
-    fn announced(&self) -> Option<usize> {
-        let head = self.head.get();
-        if head.is_null() {
-            return None;
-        }
-        // SAFETY: `head` is this thread's own list head, which libc keeps for the thread's life.
-        let (pending, offset) = unsafe {
-            ((&raw const (*head).pending).read_volatile(), (&raw const (*head).futex_offset).read_volatile())
-        };
-        (pending != 0).then(|| pending.wrapping_add(offset as usize))
-    }
-
     #[inline]
     fn set_pending(&self, pending: usize) {
         let head = self.head.get();
@@ -249,6 +242,7 @@ impl Thread {
         self.tid.set(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs() & TID);
         self.head.set(robust_head());
         self.held.set(0);
+        self.announced.set(0);
         if self.stamp.get() != 0 {
             self.set_pending(0); // forked: what was announced was our parent's
         }
@@ -356,6 +350,11 @@ impl Platform for Linux {
     }
 
     #[inline]
+    fn hold_announced(&self, word: &AtomicU32) {
+        THREAD.with(|t| t.announced.set(core::ptr::from_ref(word).addr()));
+    }
+
+    #[inline]
     fn hold(&self, word: &AtomicU32) {
         THREAD.with(|t| {
             let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
@@ -372,13 +371,10 @@ impl Platform for Linux {
     fn keep(&self, word: &AtomicU32) {
         THREAD.with(|t| {
             let (held, address) = (t.held.get(), core::ptr::from_ref(word).addr());
-            if t.announced() == Some(address) {
-                // Stays when the lock is released: at this address there never is a lock of another kind.
-                t.kept.set(address);
-                return;
-            }
             match t.words.get(held.wrapping_sub(1)) {
                 Some(last) if last.get() == address => last.set(address | KEPT),
+                // Stays when the lock is released: at this address there never is a lock of another kind.
+                _ if t.announced.get() == address => t.kept.set(address),
                 _ => keep_spilled(address),
             }
         });
@@ -586,6 +582,7 @@ mod tests {
         std::thread::spawn(|| {
             WORD.store(Linux.tid(), Ordering::Relaxed);
             let _ = Linux.announce(&WORD);
+            Linux.hold_announced(&WORD);
             Linux.keep(&WORD);
             on_thread_exit(|_| ());
         })

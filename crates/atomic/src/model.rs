@@ -262,6 +262,7 @@ impl Platform for Process {
     fn retract(&self, pending: Pending) {
         self.pending.set(pending.before);
     }
+    fn hold_announced(&self, _: &AtomicU32) {}
     fn hold(&self, _: &AtomicU32) {
         self.set_holding(true);
     }

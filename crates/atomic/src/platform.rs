@@ -101,6 +101,9 @@ pub trait Platform {
     /// Ends the announcement. What was announced before is put back, so that announcements nest.
     fn retract(&self, pending: Pending);
 
+    /// Notes that this thread holds `word`, which stays announced. Nothing needs to be noted when it is released.
+    fn hold_announced(&self, word: &AtomicU32);
+
     /// Notes that this thread holds `word` and does not announce it, so that it is given up should the thread end
     /// without releasing it.
     fn hold(&self, word: &AtomicU32);

@@ -259,6 +259,10 @@ impl Platform for Participants {
         Linux.retract(pending);
     }
     #[inline]
+    fn hold_announced(&self, word: &AtomicU32) {
+        Linux.hold_announced(word);
+    }
+    #[inline]
     fn hold(&self, word: &AtomicU32) {
         Linux.hold(word);
     }

@@ -201,7 +201,7 @@ impl LockWords {
         }
         self.depth.store(0, Ordering::Relaxed);
         self.owner.store(live.me().bits(), Ordering::Relaxed);
-        self.word.fetch_and(!OWNER_DIED, Ordering::Release); // mutant: equivalent, because loom executes stores in modification order
+        self.word.fetch_and(!OWNER_DIED, Ordering::Release); // mutant: equivalent, because loom can not tell: it executes stores in modification order
         self.settle(live, pending)
     }
 
@@ -209,7 +209,9 @@ impl LockWords {
     #[inline]
     fn settle<L: Liveness>(&self, live: &L, pending: Pending) -> Marks {
         // The outermost lock stays announced: should we die with it, the kernel itself tells the next one.
-        if !pending.is_outermost() {
+        if pending.is_outermost() {
+            live.hold_announced(&self.word);
+        } else {
             self.settle_inner(live, pending);
         }
         Marks(self.state.load(Ordering::Relaxed))
@@ -238,7 +240,7 @@ impl LockWords {
             Err(why)
         };
         loop {
-            let mut seen = self.word.load(Ordering::Acquire); // mutant: equivalent, because loom executes stores in modification order
+            let mut seen = self.word.load(Ordering::Acquire); // mutant: equivalent, because loom can not tell: it executes stores in modification order
             if seen & TID == 0 {
                 // Who slept keeps WAITERS in the word: others may still be asleep.
                 let taken = seen & (WAITERS | OWNER_DIED) | tid | slept;
@@ -343,7 +345,7 @@ impl LockWords {
         let thread_gone = || seen & TID == tid || !live.thread_exists(seen & TID);
         // A dead holder's name proves its thread dead, but only in a word that has not changed since.
         let recovers = seen & OWNER_DIED == 0 && names_a_holder(bits);
-        let again = self.word.load(Ordering::Acquire); // mutant: equivalent, because loom executes stores in modification order
+        let again = self.word.load(Ordering::Acquire); // mutant: equivalent, because loom can not tell: it executes stores in modification order
         if !(if recovers { unchanged(again) } else { thread_gone() }) {
             return false;
         }

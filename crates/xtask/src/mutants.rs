@@ -439,6 +439,8 @@ impl Copy {
                 End::Limit => return Ok(Verdict::KilledByLimit),
                 End::Failure | End::Stopped => {
                     let by = output::parse(&outcome.output).failures.into_iter().next();
+                    // Sleeping for ever is a panic of loom's, and one in a destructor soon after that.
+                    let by = by.or_else(|| panicked(&outcome.output).map(|name| format!("{name} (abort)")));
                     let by = by.unwrap_or_else(|| "a crash".to_owned());
                     return Ok(Verdict::Killed { by: format!("{by}, {}", shim.folder()) });
                 }
@@ -446,6 +448,11 @@ impl Copy {
         }
         Ok(Verdict::Survived)
     }
+}
+
+/// The first test that panicked.
+fn panicked(output: &str) -> Option<&str> {
+    output.lines().find(|line| line.contains(" panicked at "))?.split('\'').nth(1)
 }
 
 fn describe(verdict: &Verdict) -> String {

@@ -32,8 +32,8 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`InvalidLength`](ErrorKind::InvalidLength) if the memory does not begin at a multiple of 4096 or is
-    /// too small for the tables, [`NotOurs`](ErrorKind::NotOurs) if something else is in it, and those of
+    /// [`InvalidLength`](crate::ErrorKind::InvalidLength) if the memory does not begin at a multiple of 4096 or is
+    /// too small for the tables, [`NotOurs`](crate::ErrorKind::NotOurs) if something else is in it, and those of
     /// [`Segment::open`].
     ///
     /// # Safety
@@ -68,7 +68,7 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// As [`adopt`](Segment::adopt), and [`NoSpace`](ErrorKind::NoSpace) if /dev/shm is too full for the
+    /// As [`adopt`](Segment::adopt), and [`NoSpace`](crate::ErrorKind::NoSpace) if /dev/shm is too full for the
     /// mapping, which that crate does not notice.
     ///
     /// ```
@@ -91,7 +91,7 @@ impl Segment {
 
         let len = shmem.len();
         let Some(base) = NonNull::new(shmem.as_ptr()) else {
-            return Err(Error::new(ErrorKind::InvalidLength, "adopting a Shmem: it has no memory"));
+            return Err(Error::new(crate::ErrorKind::InvalidLength, "adopting a Shmem: it has no memory"));
         };
         // SAFETY: a Shmem's memory is mapped readable and writable until it is dropped. It is moved into
         // `keep`, and what it hands out to reach the memory (pointers, slices) can be used in `unsafe` code

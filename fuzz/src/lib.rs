@@ -10,9 +10,10 @@ use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crossproc_atomic::Owner;
+use crossproc_atomic::{AtomicU64, Ordering, Owner};
+use crossproc_primitives::{Array, Lock, Mutex, Objects, RLock, RawArray, Value};
 use crossproc_segment::plain::{Plain, difference};
-use crossproc_segment::{ErrorKind, ObjectKind, ObjectSpec, Segment, SegmentOptions};
+use crossproc_segment::{ErrorKind, ObjectKind, ObjectSpec, PlacedSlice, Segment, SegmentOptions, Span};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{pread, write};
 
@@ -28,6 +29,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "owner", run: owner },
+    Target { name: "objects", run: objects },
     Target { name: "plain_difference", run: plain_difference },
     Target { name: "segment_bytes", run: segment_bytes },
 ];
@@ -126,4 +128,79 @@ fn visit(segment: &Segment, len: u64, untouched: bool) {
         segment.mapping().place::<crossproc_atomic::AtomicU64>(object.offset).expect("it lies inside");
     }
     black_box((segment.used(), segment.capacity(), segment.living().ok(), segment.creator_pid()));
+}
+
+/// One object of each type, all words of them, and what these were at first.
+struct World {
+    lock: Lock,
+    rlock: RLock,
+    mutex: Mutex<[u32; 4]>,
+    small: Value<u16>,
+    flag: Value<bool>,
+    large: Value<[u64; 4]>,
+    array: Array<u8>,
+    letters: RawArray<char>,
+    words: PlacedSlice<AtomicU64>,
+    first: Vec<u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        let segment = options().objects(8).anonymous(8192).expect("memory for a segment");
+        let (lock, rlock) = (segment.lock("lock").expect("room"), segment.rlock("rlock").expect("room"));
+        let mutex = segment.mutex("mutex", [1; 4]).expect("room");
+        let small = segment.value("small", 2).expect("room");
+        let flag = segment.value("flag", true).expect("room");
+        let large = segment.value("large", [3; 4]).expect("room");
+        let array = segment.array("array", &[4; 40]).expect("room");
+        let letters = segment.raw_array("letters", &['x'; 9]).expect("room");
+        let objects: Vec<_> = segment.objects().into_iter().map(|info| info.object).collect();
+        let offset = objects.iter().map(|o| o.offset).min().expect("objects");
+        let end = objects.iter().map(|o| o.offset + o.bytes).max().expect("objects");
+        let span = Span { offset, count: (end - offset) / 8 };
+        let words = segment.mapping().place_slice::<AtomicU64>(span).expect("it lies inside");
+        let first = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        Self { lock, rlock, mutex, small, flag, large, array, letters, words, first }
+    }
+
+    /// Every operation that does not wait for ever. What comes out does not matter, that it comes does.
+    fn use_all(&self) {
+        drop(black_box(self.lock.try_lock()));
+        drop(black_box(self.lock.lock_timeout(Duration::from_micros(1))));
+        if let Ok(outer) = self.rlock.try_lock() {
+            drop(black_box(self.rlock.try_lock()));
+            drop(outer);
+        }
+        if let Ok(mut guard) = self.mutex.try_lock().or_else(|e| e.repair(|g| g.fill(0))) {
+            guard[0] = guard[0].wrapping_add(guard[3]);
+        }
+        black_box((self.small.get().ok(), self.small.update(|x| x ^ 1).ok(), self.small.fetch_add(7)));
+        black_box((self.small.compare_exchange(2, 3).ok(), self.flag.get().ok(), self.flag.set(false).ok()));
+        black_box(self.flag.wait_while_timeout(Duration::from_micros(1), |on| *on).ok());
+        black_box(self.large.get().ok());
+        if let Ok(mut guard) = self.large.try_lock() {
+            guard.set([9; 4]);
+            assert_eq!(guard.get(), Ok([9; 4]), "a value that was just written, with nobody else there");
+        }
+        if let Ok(mut guard) = self.array.try_lock() {
+            guard[39] = guard[0];
+        }
+        black_box((self.letters.get(8).ok(), self.letters.set(0, 'y').ok(), self.letters.to_vec().ok()));
+        black_box(format!("{:?} {:?} {:?} {:?}", self.lock, self.mutex, self.large, self.flag));
+    }
+}
+
+/// Words of live objects overwritten behind their handles' backs, given as {place: u16, value: u64}, little endian:
+/// every operation ends, with a value or an error.
+pub fn objects(bytes: &[u8]) {
+    thread_local!(static WORLD: World = World::new());
+    WORLD.with(|world| {
+        for edit in bytes.chunks_exact(10) {
+            let at = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % world.words.len();
+            let value = edit[2..].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            world.words[at].store(value, Ordering::Relaxed);
+        }
+        world.use_all();
+        world.words.iter().zip(&world.first).for_each(|(word, &first)| word.store(first, Ordering::Relaxed));
+    });
 }

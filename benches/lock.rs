@@ -15,8 +15,8 @@ fn main() {
     let scale = Scale::from_arguments();
     uncontended(scale);
     for processes in [2, 4] {
-        for pause in [0, 10] {
-            contended(scale, processes, pause);
+        for work in [Work { hold: 0, pause: 0 }, Work { hold: 0, pause: 10 }, Work { hold: 10, pause: 10 }] {
+            contended(scale, processes, work);
         }
     }
 }
@@ -54,6 +54,15 @@ fn uncontended(scale: Scale) {
 
 // ---- Contended: processes that do nothing but lock, change two words, unlock and pause ----
 
+/// What each does, in spin hints.
+#[derive(Clone, Copy)]
+struct Work {
+    /// With the lock, beside the two words.
+    hold: u64,
+    /// Without it.
+    pause: u64,
+}
+
 const OURS: u64 = 0;
 const ROBUST: u64 = 1;
 const QUIT: u64 = 2;
@@ -61,23 +70,25 @@ const QUIT: u64 = 2;
 // The board, cache lines apart.
 const ROUND: usize = 0;
 const SUBJECT: usize = 1;
-const PAUSE: usize = 2;
+const HOLD: usize = 2;
+const PAUSE: usize = 3;
 const STOP: usize = 8;
 const READY: usize = 16;
 const DATA: usize = 24;
 const COUNT: usize = 32;
 const STRIDE: usize = 8;
 
-fn work((board, lock, robust, me): (Board, Lock, RobustMutex, usize)) {
+fn contend((board, lock, robust, me): (Board, Lock, RobustMutex, usize)) {
     tied_to_parent();
     for round in 1.. {
         while board.get(ROUND) < round {
             thread::sleep(Duration::from_micros(100));
         }
-        let pause = board.get(PAUSE);
+        let Work { hold, pause } = Work { hold: board.get(HOLD), pause: board.get(PAUSE) };
         let change = || {
             let n = board[DATA].load(Ordering::Relaxed);
             board[DATA].store(n + 1, Ordering::Relaxed);
+            idle(hold);
             board[DATA + 1].store(n + 1, Ordering::Relaxed);
         };
         let mut count = 0;
@@ -122,12 +133,14 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(processes: usize, pause: u64, time: Duration) -> Self {
+    fn new(processes: usize, work: Work, time: Duration) -> Self {
         let board = Board::new(COUNT + processes * STRIDE);
-        board.set(PAUSE, pause);
+        board.set(HOLD, work.hold);
+        board.set(PAUSE, work.pause);
         let (lock, robust) = (Lock::new().unwrap(), RobustMutex::new());
-        let workers =
-            (0..processes).map(|me| child(work, (board.clone(), lock.clone(), robust.clone(), me))).collect();
+        let workers = (0..processes)
+            .map(|me| child(contend, (board.clone(), lock.clone(), robust.clone(), me)))
+            .collect();
         Self { board, workers, round: 0, time }
     }
 
@@ -164,7 +177,12 @@ fn rate_and_share(counts: &[u64], took: Duration) -> (f64, f64) {
 }
 
 /// The same work by threads, under a lock that only threads can share.
-fn threads(count: usize, pause: u64, time: Duration, locked: impl Fn(&dyn Fn()) + Sync) -> (f64, f64) {
+fn threads(
+    count: usize,
+    Work { hold, pause }: Work,
+    time: Duration,
+    locked: impl Fn(&dyn Fn()) + Sync,
+) -> (f64, f64) {
     let (left, right) = (AtomicU64::new(0), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
     let work = || {
@@ -173,6 +191,7 @@ fn threads(count: usize, pause: u64, time: Duration, locked: impl Fn(&dyn Fn()) 
             locked(&|| {
                 let n = left.load(Ordering::Relaxed);
                 left.store(n + 1, Ordering::Relaxed);
+                idle(hold);
                 right.store(n + 1, Ordering::Relaxed);
             });
             count += 1;
@@ -191,17 +210,20 @@ fn threads(count: usize, pause: u64, time: Duration, locked: impl Fn(&dyn Fn()) 
     })
 }
 
-fn contended(scale: Scale, processes: usize, pause: u64) {
+fn contended(scale: Scale, processes: usize, work: Work) {
     let time = scale.time(Duration::from_millis(60));
-    let crowd = std::cell::RefCell::new(Crowd::new(processes, pause, time));
+    let crowd = std::cell::RefCell::new(Crowd::new(processes, work, time));
     let (std, parking_lot) = (std::sync::Mutex::new(()), parking_lot::Mutex::new(()));
     let shares = std::cell::RefCell::new(vec![Vec::new(); 4]);
     let keep = |subject: usize, (rate, share): (f64, f64)| {
         shares.borrow_mut()[subject].push(share);
         rate
     };
-    let how = if pause == 0 { "no pause".to_owned() } else { format!("{pause} spin hints of pause") };
-    Turns::new(format!("Lock, {processes} processes contending, {how}"), "M/s", Better::More)
+    let title = match work {
+        Work { hold: 0, pause: 0 } => "two words changed, no pause".to_owned(),
+        Work { hold, pause } => format!("{hold} spin hints with the lock, {pause} without"),
+    };
+    Turns::new(format!("Lock, {processes} processes contending: {title}"), "M/s", Better::More)
         .subject("crossproc Lock", || keep(0, crowd.borrow_mut().turn(OURS)))
         .against("pthread robust, process-shared", ">= 2 x its throughput", 2.0, || {
             keep(1, crowd.borrow_mut().turn(ROBUST))
@@ -209,7 +231,7 @@ fn contended(scale: Scale, processes: usize, pause: u64) {
         .subject("std::sync::Mutex, as many threads", || {
             keep(
                 2,
-                threads(processes, pause, time, |change| {
+                threads(processes, work, time, |change| {
                     let _guard = std.lock().unwrap();
                     change();
                 }),
@@ -218,7 +240,7 @@ fn contended(scale: Scale, processes: usize, pause: u64) {
         .subject("parking_lot::Mutex, as many threads", || {
             keep(
                 3,
-                threads(processes, pause, time, |change| {
+                threads(processes, work, time, |change| {
                     let _guard = parking_lot.lock();
                     change();
                 }),

@@ -334,3 +334,8 @@ pub use crossproc_segment::plain::Plain;
 
 #[doc(hidden)]
 pub use crossproc_segment::__private;
+
+/// The program in the README is compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

@@ -97,12 +97,6 @@ impl Check {
         let (got, expected) = (got.to_string(), expected.to_string());
         Self { what: what.into(), ok: got == expected, expected, got }
     }
-
-    /// Right if `took` is less than `limit`.
-    pub fn faster(what: impl Into<String>, took: Duration, limit: Duration) -> Self {
-        let [expected, got] = [limit, took].map(|time| format!("{:.3} ms", milliseconds(time)));
-        Self { what: what.into(), expected: format!("less than {expected}"), got, ok: took < limit }
-    }
 }
 
 /// `1.0, 2.0`
@@ -124,10 +118,6 @@ mod tests {
         let check = Check::equal("total", 199, 200);
         assert!(!check.ok);
         assert!(Check::equal("sums", list([0.5, 2.0]), "0.5, 2.0").ok);
-        let limit = Duration::from_millis(1);
-        assert!(Check::faster("time", Duration::from_micros(999), limit).ok);
-        let slow = Check::faster("time", limit, limit);
-        assert_eq!((slow.expected.as_str(), slow.got.as_str()), ("less than 1.000 ms", "1.000 ms"));
 
         let stopped = Some("it is too late".to_owned());
         let section = Section { checks: vec![check], stopped, ..Section::new("sums", "Sums") };

@@ -46,12 +46,6 @@ impl<'a> Recorder<'a> {
         self.section.timings.push(timing);
     }
 
-    /// How long it took, which had to be less than `limit`.
-    pub fn took_less(&mut self, what: &str, time: Duration, limit: Duration) {
-        self.section.timings.push(Timing { what: what.to_owned(), milliseconds: milliseconds(time) });
-        self.check(Check::faster(what, time, limit));
-    }
-
     /// Why it went no further.
     pub fn stopped(&mut self, failure: &Failure) {
         let sentence = failure.to_string();

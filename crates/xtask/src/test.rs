@@ -27,6 +27,9 @@ pub struct Options {
     quick: bool,
 }
 
+/// Features of the libraries that are off by default. (libFuzzer's loop needs C++ and is built by `fuzz` alone.)
+const FEATURES: &str = "crossproc/shared_memory";
+
 pub fn run(place: &Place, options: &Options) -> Result<bool, String> {
     println!("{}", head(place));
     let mut session = Session::start(place)?;
@@ -36,16 +39,26 @@ pub fn run(place: &Place, options: &Options) -> Result<bool, String> {
     session.check("formatting", command, LIMIT)?;
 
     let mut command = place.cargo();
-    command.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    command.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        FEATURES,
+        "--",
+        "--deny",
+        "warnings",
+    ]);
     session.check("lints", command, LIMIT)?;
 
     let mut command = place.cargo();
     command.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--examples", "--tests"]);
-    command.args(["--", "--show-output"]);
+    command.args(["--features", FEATURES, "--", "--show-output"]);
     session.tests("tests", command, LIMIT)?;
 
     let mut command = place.cargo();
-    command.args(["test", "--workspace", "--no-fail-fast", "--doc", "--", "--show-output"]);
+    command.args(["test", "--workspace", "--no-fail-fast", "--doc", "--features", FEATURES]);
+    command.args(["--", "--show-output"]);
     session.tests("doc tests", command, LIMIT)?;
 
     if !options.quick {
@@ -56,7 +69,9 @@ pub fn run(place: &Place, options: &Options) -> Result<bool, String> {
 
 fn rest(place: &Place, session: &mut Session<'_>) -> Result<(), String> {
     let mut command = place.cargo();
-    command.args(["doc", "--workspace", "--no-deps", "--lib"]).env("RUSTDOCFLAGS", "--deny warnings");
+    command
+        .args(["doc", "--workspace", "--no-deps", "--lib", "--features", FEATURES])
+        .env("RUSTDOCFLAGS", "--deny warnings");
     session.check("docs", command, LIMIT)?;
 
     let mut command = place.cargo();

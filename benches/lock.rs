@@ -1,5 +1,6 @@
 //! What a lock costs, free and contended.
 
+use std::cell::RefCell;
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -212,9 +213,16 @@ fn threads(
 
 fn contended(scale: Scale, processes: usize, work: Work) {
     let time = scale.time(Duration::from_millis(60));
-    let crowd = std::cell::RefCell::new(Crowd::new(processes, work, time));
+    let crowd = RefCell::new(Crowd::new(processes, work, time));
+    // On which CPUs and pages processes find themselves makes a difference: new ones every now and then.
+    let renewed = || {
+        if crowd.borrow().round >= 4 {
+            crowd.replace(Crowd::new(processes, work, time)).quit();
+        }
+        crowd.borrow_mut()
+    };
     let (std, parking_lot) = (std::sync::Mutex::new(()), parking_lot::Mutex::new(()));
-    let shares = std::cell::RefCell::new(vec![Vec::new(); 4]);
+    let shares = RefCell::new(vec![Vec::new(); 4]);
     let keep = |subject: usize, (rate, share): (f64, f64)| {
         shares.borrow_mut()[subject].push(share);
         rate
@@ -224,7 +232,7 @@ fn contended(scale: Scale, processes: usize, work: Work) {
         Work { hold, pause } => format!("{hold} spin hints with the lock, {pause} without"),
     };
     Turns::new(format!("Lock, {processes} processes contending: {title}"), "M/s", Better::More)
-        .subject("crossproc Lock", || keep(0, crowd.borrow_mut().turn(OURS)))
+        .subject("crossproc Lock", || keep(0, renewed().turn(OURS)))
         .against("pthread robust, process-shared", ">= 2 x its throughput", 2.0, || {
             keep(1, crowd.borrow_mut().turn(ROBUST))
         })
@@ -246,7 +254,7 @@ fn contended(scale: Scale, processes: usize, work: Work) {
                 }),
             )
         })
-        .run(scale.rounds(15));
+        .run(scale.rounds(20));
     let shares: Vec<_> = shares
         .into_inner()
         .into_iter()

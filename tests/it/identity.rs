@@ -97,7 +97,8 @@ fn in_namespaces(case: fn() -> io::Result<()>) -> io::Result<()> {
     });
     match kernel::wait(outer) {
         End::Exited(0) => Ok(()),
-        End::Exited(code) if code >= ERRNO => Err(io::Error::from_raw_os_error(code - ERRNO)),
+        End::Exited(ERRNO) => Err(io::Error::other("no process id was to be had")),
+        End::Exited(code) if code > ERRNO => Err(io::Error::from_raw_os_error(code - ERRNO)),
         end => panic!("the case failed in a namespace of its own: {end:?}"),
     }
 }

@@ -399,7 +399,7 @@ impl Lock {
         Some(self.handle.words.holder_tid()).filter(|&tid| tid != 0)
     }
 
-    #[inline]
+    #[inline(always)] // as below: the result would come back through memory
     fn wait(&self, wait: Wait) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         let marks = self.raw_lock(wait)?;
         let guard = LockGuard { lock: self, panic: Panic::watch(), not_send: PhantomData };
@@ -407,7 +407,7 @@ impl Lock {
     }
 
     /// On `Ok` the calling thread holds the words.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn raw_lock<G>(&self, wait: Wait) -> Result<Marks, LockError<G>> {
         let Some(live) = self.handle.live() else { return Err(LockError::NotAttached) };
         let result = match wait {

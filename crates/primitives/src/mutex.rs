@@ -160,7 +160,7 @@ impl<T: Plain + AnyBitPattern> Mutex<T> {
         self.lock.segment()
     }
 
-    #[inline]
+    #[inline(always)] // as in `lock.rs`
     fn wait(&self, wait: Wait) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
         let marks = self.lock.raw_lock(wait)?;
         self.lock.keep_at_thread_end();

@@ -4,7 +4,7 @@
 //!  Value      0  the lock's words
 //!            64  event count: who waits for a change
 //!            72  T of at most 8 bytes: the value in one word
-//!                larger T: `latest` and 2 to 4 copies (see `crossproc-ring`, latest.rs)
+//!           128  larger T: `latest` and 2 to 4 copies (see `crossproc-ring`, latest.rs)
 //!  RawValue   0  the value's words
 //! ```
 //!
@@ -28,7 +28,6 @@ use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
 use crate::number::Number;
 
 const EVENT: u64 = 64;
-const DATA: u64 = 72;
 /// Sleeps are cut into slices: whoever should wake us may have been stopped or killed before it did.
 const SLICE_MIN: Duration = Duration::from_millis(50);
 const SLICE_MAX: Duration = Duration::from_secs(1);
@@ -74,6 +73,10 @@ pub struct ValueGuard<'a, T: Plain> {
 
 const fn is_one_word<T>() -> bool {
     size_of::<T>() <= 8
+}
+
+const fn data<T>() -> u64 {
+    if is_one_word::<T>() { 72 } else { 128 }
 }
 
 const fn copies_of<T>() -> usize {
@@ -137,7 +140,8 @@ fn compare_exchange_number<T: Number>(word: &AtomicU64, current: T, new: T) -> R
 }
 
 impl<T: Plain> Value<T> {
-    const SPEC: ObjectSpec = spec::<T>(ObjectKind::new("Value"), 1, DATA + 8 * data_words::<T>() as u64);
+    const SPEC: ObjectSpec =
+        spec::<T>(ObjectKind::new("Value"), 1, data::<T>() + 8 * data_words::<T>() as u64);
 
     /// A value in an anonymous segment of its own.
     ///
@@ -153,7 +157,7 @@ impl<T: Plain> Value<T> {
     }
 
     fn first(fresh: &Fresh<'_>, value: &T) {
-        Self::write(&fresh.place_slice(DATA, data_words::<T>() as u64), value);
+        Self::write(&fresh.place_slice(data::<T>(), data_words::<T>() as u64), value);
     }
 
     fn attach(segment: Segment, index: u32) -> Result<Self, Error> {
@@ -162,7 +166,7 @@ impl<T: Plain> Value<T> {
 
     fn of(handle: Handle<LockWords>) -> Result<Self, Error> {
         let changed = handle.place(EVENT)?;
-        let words = handle.place_slice(DATA, data_words::<T>() as u64)?;
+        let words = handle.place_slice(data::<T>(), data_words::<T>() as u64)?;
         Ok(Self { lock: Lock { handle }, changed, words, value: PhantomData })
     }
 

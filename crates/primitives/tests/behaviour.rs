@@ -309,7 +309,7 @@ fn bits_that_are_no_value_are_an_error() -> Outcome {
 
     // A large value whose copies are corrupt does not keep a reader for ever.
     let large = segment.value("large", [1_u64; 4])?;
-    let offset = segment.objects()[2].object.offset + 72;
+    let offset = segment.objects()[2].object.offset + 128;
     let latest = segment.mapping().place::<crossproc_atomic::AtomicU64>(offset)?;
     latest.store(u64::MAX, crossproc_atomic::Ordering::Relaxed);
     assert_eq!(large.get(), Err(AccessError::Unsteady));

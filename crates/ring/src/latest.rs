@@ -4,9 +4,12 @@
 //!
 //! ```text
 //!  word 0                    latest   sequence of the copy << 2 | index of the copy
-//!  1 + i * (1 + n)           sequence of copy i: odd while it is being written
-//!  1 + i * (1 + n) + 1 ..    its n words of data
+//!  16 + i * stride           sequence of copy i: odd while it is being written
+//!  16 + i * stride + 1 ..    its n words of data
 //! ```
+//!
+//! `stride` is 1 + n rounded up to 16 words (128 bytes), so that the copy that is being written shares no pair of cache
+//! lines with the one that is being read.
 //!
 //! Who may write: only the holder of the value's lock, all words; readers write nothing, so a read-only mapping
 //! will do. What a death leaves behind: a writer killed anywhere before it stores `latest` leaves the old value
@@ -31,6 +34,9 @@ use crossproc_atomic::{AtomicU64, Ordering, fence, pause};
 /// that all other copies were rewritten while it read one.
 const TRIES_MAX: u32 = 100_000;
 
+/// Words in a pair of cache lines.
+const LINES: usize = 16;
+
 const SEQUENCE_MAX: u64 = u64::MAX >> 2;
 
 /// The words of one value, borrowed.
@@ -38,7 +44,9 @@ const SEQUENCE_MAX: u64 = u64::MAX >> 2;
 pub struct Latest<'a> {
     latest: &'a AtomicU64,
     copies: &'a [AtomicU64],
-    /// Words per copy, its sequence word included.
+    /// Words of data in a copy.
+    words: usize,
+    /// From copy to copy.
     stride: usize,
 }
 
@@ -60,7 +68,11 @@ impl<'a> Latest<'a> {
     /// How many words `copies` copies of `words` words of data need.
     #[must_use]
     pub const fn words_needed(copies: usize, words: usize) -> usize {
-        1 + copies * (1 + words)
+        LINES + copies * Self::stride(words)
+    }
+
+    const fn stride(words: usize) -> usize {
+        (1 + words).next_multiple_of(LINES)
     }
 
     /// Borrows a value of `words` data words; all words zero is the value zero.
@@ -71,10 +83,11 @@ impl<'a> Latest<'a> {
     #[inline]
     #[must_use]
     pub fn new(all: &'a [AtomicU64], words: usize) -> Self {
-        let (latest, copies) = all.split_first().expect("a value has words");
-        let stride = 1 + words;
+        let stride = Self::stride(words);
+        let (latest, copies) = all.split_at_checked(LINES).expect("a value has words");
+        let latest = &latest[0];
         assert!(matches!(copies.len() / stride, 2..=4) && copies.len() % stride == 0, "2 to 4 whole copies");
-        Self { latest, copies, stride }
+        Self { latest, copies, words, stride }
     }
 
     /// Copies the newest value into `out`.
@@ -88,7 +101,7 @@ impl<'a> Latest<'a> {
     /// If `out` has another length than the value.
     #[inline]
     pub fn get(&self, out: &mut [u64]) -> Result<(), Unsteady> {
-        assert_eq!(out.len() + 1, self.stride, "the value's length");
+        assert_eq!(out.len(), self.words, "the value's length");
         for _ in 0..TRIES_MAX {
             if self.try_get(out) {
                 return Ok(());
@@ -120,7 +133,7 @@ impl<'a> Latest<'a> {
     /// If `value` has another length than the value.
     #[inline]
     pub fn set(&self, value: &[u64]) {
-        assert_eq!(value.len() + 1, self.stride, "the value's length");
+        assert_eq!(value.len(), self.words, "the value's length");
         let named = self.latest.load(Ordering::Relaxed);
         // Foreign bytes may name any copy: taken modulo the number of copies, which is private.
         let next = ((named & 3) as usize + 1) % (self.copies.len() / self.stride);
@@ -141,6 +154,6 @@ impl<'a> Latest<'a> {
     #[inline]
     fn copy(&self, named: u64) -> Option<(&AtomicU64, &[AtomicU64])> {
         let start = (named & 3) as usize * self.stride;
-        self.copies.get(start..start + self.stride)?.split_first()
+        self.copies.get(start..start + 1 + self.words)?.split_first()
     }
 }

@@ -10,8 +10,6 @@ use crossproc_atomic::process_stamp;
 use crate::attach::random_id;
 use crate::directory::Directory;
 use crate::error::Error;
-#[cfg(feature = "shared_memory")]
-use crate::error::ErrorKind;
 use crate::header::{Backing, Facts, Geometry, Header, Machine, Unlink};
 use crate::map::{Mapping, PAGE};
 use crate::options::{Granted, SegmentOptions};

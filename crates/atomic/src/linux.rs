@@ -32,8 +32,8 @@ pub struct Linux;
 
 /// Sleeps that can not watch their second word last at most this long.
 const BLIND_SLICE: Duration = Duration::from_millis(50);
-/// How often to look again before sleeping; measured as the best of 0..1000 for short critical sections.
-const SPINS: u32 = 100;
+/// How long to spin before sleeping, in pauses; the best of those tried beside `SPIN_GAP_MAX` of the lock (benches/RESULTS.md).
+const SPINS: u32 = 300;
 /// Marks the address of a word that is not given up when its thread ends. (Words are aligned to 4.)
 const KEPT: usize = 1;
 /// Locks held at once by a thread before the list of them goes to the heap.

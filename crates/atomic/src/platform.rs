@@ -127,7 +127,7 @@ pub trait Platform {
     /// False only if it is certain that no thread has this id now.
     fn thread_exists(&self, tid: u32) -> bool;
 
-    /// How often to spin before sleeping (0 on a machine with one CPU).
+    /// How many pauses to spin before sleeping (0 on a machine with one CPU).
     fn spins(&self) -> u32;
 }
 

@@ -77,6 +77,8 @@ const POISONED: u32 = 2;
 /// Sleeps are cut into slices, because whoever should wake us may have been stopped or killed before it did.
 const SLICE_MIN: Duration = Duration::from_millis(50);
 const SLICE_MAX: Duration = Duration::from_secs(1);
+/// Pauses between two looks at the word, at the most.
+const SPIN_GAP_MAX: u32 = 16;
 /// A holder between two instructions of its own: look again soon.
 const SLICE_WINDOW: Duration = Duration::from_millis(1);
 
@@ -233,7 +235,7 @@ impl LockWords {
         wait: Option<Option<Deadline>>,
     ) -> Result<Marks, LockFailure> {
         let mut slept = 0;
-        let mut spins = if wait.is_some() { live.spins() } else { 0 };
+        let (mut spins, mut gap) = (if wait.is_some() { live.spins() } else { 0 }, 1);
         let mut slice = SLICE_MIN;
         let give_up = |why: LockFailure| {
             live.retract(pending);
@@ -258,8 +260,12 @@ impl LockWords {
                 return give_up(LockFailure::WouldDeadlock);
             }
             if spins > 0 {
-                spins -= 1;
-                pause();
+                // Looking takes the line from the holder: look ever less often.
+                for _ in 0..gap {
+                    pause();
+                }
+                spins = spins.saturating_sub(gap);
+                gap = (gap * 2).min(SPIN_GAP_MAX);
                 continue;
             }
             // From here on nobody may release the word without waking somebody.

@@ -53,7 +53,7 @@ fn is_listed(name: &str) -> bool {
     SegmentOptions::new().names().unwrap().iter().any(|listed| listed == name)
 }
 
-const LEN: usize = 16 * 1024;
+const LEN: usize = 32 * 1024;
 const WORDS: [u64; 500] = [7; 500];
 
 /// The object is there as a whole or not at all, can be made, and there is room for another.

@@ -49,7 +49,9 @@ pub use model::{AtomicU32, AtomicU64, fence, fence_after_rmw, pause};
 #[cfg(all(feature = "std", not(crossproc_model)))]
 mod linux;
 #[cfg(all(feature = "std", not(crossproc_model)))]
-pub use linux::{Linux, LockedWord, held_locks, on_thread_exit, proc_is_ours, process_stamp};
+pub use linux::{
+    Linux, LockedWord, held_locks, is_process_stamp, on_thread_exit, proc_is_ours, process_stamp,
+};
 
 pub use core::sync::atomic::Ordering;
 pub use event::{EventCount, Ticket};

@@ -155,29 +155,38 @@ pub fn held_locks() -> usize {
 }
 
 /// The page whose first word is the stamp of this process incarnation; wiped by the kernel in a forked child.
-static STAMP_PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(null_mut());
+/// Until there is one, a word that is always 0, so that nobody has to ask whether there is one.
+static STAMP_PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_STAMP).cast_mut());
+static NO_STAMP: AtomicU64 = AtomicU64::new(0);
 
 /// A number for this incarnation of the process: a forked child has another one than its parent.
 #[inline]
 #[must_use]
 pub fn process_stamp() -> u64 {
-    let page = STAMP_PAGE.load(Ordering::Acquire);
-    if !page.is_null() {
-        // SAFETY: the page is never unmapped once it has been stored.
-        let stamp = unsafe { &*page }.load(Ordering::Relaxed);
-        if stamp != 0 {
-            return stamp;
-        }
-    }
-    new_stamp()
+    let stamp = stamp_word().load(Ordering::Relaxed);
+    if stamp != 0 { stamp } else { new_stamp() }
+}
+
+/// True if `stamp` is what [`process_stamp`] once returned in this incarnation of the process.
+#[inline]
+#[must_use]
+pub fn is_process_stamp(stamp: u64) -> bool {
+    stamp_word().load(Ordering::Relaxed) == stamp
+}
+
+#[inline]
+fn stamp_word() -> &'static AtomicU64 {
+    // SAFETY: a static, or a page that is never unmapped once it has been stored.
+    unsafe { &*STAMP_PAGE.load(Ordering::Acquire) }
 }
 
 #[cold]
 fn new_stamp() -> u64 {
     let mut page = STAMP_PAGE.load(Ordering::Acquire);
-    if page.is_null() {
+    let none = (&raw const NO_STAMP).cast_mut();
+    if page == none {
         let fresh = stamp_page();
-        match STAMP_PAGE.compare_exchange(null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+        match STAMP_PAGE.compare_exchange(none, fresh, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => page = fresh,
             // Another thread was first. The page that lost stays mapped: once per process at most.
             Err(first) => page = first,
@@ -186,7 +195,7 @@ fn new_stamp() -> u64 {
     // Unique among this process and its ancestors: no two incarnations share both clock and pid.
     let pid = u64::from(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs());
     let stamp = Linux.now().0 << 22 | pid & 0x3f_ffff | 1 << 63;
-    // SAFETY: as in `process_stamp`.
+    // SAFETY: as in `stamp_word`.
     match unsafe { &*page }.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => stamp,
         Err(first) => first,
@@ -218,11 +227,7 @@ fn stamp_page() -> *mut AtomicU64 {
 #[cfg(not(miri))]
 extern "C" fn in_forked_child() {
     THREAD.with(|t| t.set_pending(0));
-    let page = STAMP_PAGE.load(Ordering::Acquire);
-    if !page.is_null() {
-        // SAFETY: as in `process_stamp`.
-        unsafe { &*page }.store(0, Ordering::Relaxed);
-    }
+    stamp_word().store(0, Ordering::Relaxed);
 }
 
 impl Thread {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossproc_atomic::process_stamp;
+use crossproc_atomic::{is_process_stamp, process_stamp};
 use rustix::fs::fstat;
 
 use crate::backing::reopen;
@@ -266,7 +266,7 @@ impl Segment {
     #[inline]
     pub fn participants(&self) -> Result<&Participants, Error> {
         match &self.0.participants {
-            Some(participants) if self.0.stamp == process_stamp() => Ok(participants),
+            Some(participants) if is_process_stamp(self.0.stamp) => Ok(participants),
             _ => Err(self.0.no_participant()),
         }
     }

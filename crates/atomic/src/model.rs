@@ -12,6 +12,7 @@
 use core::cell::Cell;
 
 use loom::sync::{Arc, Condvar, Mutex};
+use std::collections::BTreeSet;
 
 use crate::{Deadline, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform, TID, WAITERS};
 
@@ -345,4 +346,35 @@ impl Liveness for Process {
             sleepers = self.kernel.changed.wait(sleepers).expect("not poisoned");
         }
     }
+}
+
+/// Runs the model with at most `bound` preemptions, prints how many executions there were, and returns the outcomes
+/// that were seen.
+///
+/// # Panics
+///
+/// If there were fewer than `floor`: loom can pass without having explored anything.
+pub fn explore(
+    name: &str,
+    floor: usize,
+    bound: usize,
+    f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static,
+) -> BTreeSet<Vec<u64>> {
+    // The machine's own: what is counted is no part of the model.
+    let explored = std::sync::Arc::new(std::sync::Mutex::new((0, BTreeSet::new())));
+    let noted = std::sync::Arc::clone(&explored);
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(bound);
+    model.max_branches = 10_000;
+    model.check(move || {
+        let mut outcome = Vec::new();
+        f(&mut outcome);
+        let mut noted = noted.lock().expect("not poisoned");
+        noted.0 += 1;
+        noted.1.insert(outcome);
+    });
+    let (runs, seen) = explored.lock().expect("not poisoned").clone();
+    println!("model {name}: {runs} executions");
+    assert!(runs >= floor, "{name} explored {runs} executions, expected at least {floor}");
+    seen
 }

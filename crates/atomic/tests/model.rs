@@ -5,28 +5,10 @@
 #![cfg(crossproc_model)]
 #![allow(missing_docs)]
 
-use std::sync::Arc as StdArc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-use crossproc_atomic::model::{Kernel, Process};
+use crossproc_atomic::model::{Kernel, Process, explore};
 use crossproc_atomic::{AtomicU32, EventCount, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-
-/// Runs the model, prints and asserts how much was explored.
-fn explore(name: &str, floor: usize, bound: usize, f: impl Fn() + Send + Sync + 'static) {
-    let runs = StdArc::new(AtomicUsize::new(0));
-    let count = StdArc::clone(&runs);
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(bound);
-    model.check(move || {
-        count.fetch_add(1, Relaxed);
-        f();
-    });
-    let runs = runs.load(Relaxed);
-    println!("model {name}: {runs} executions");
-    assert!(runs >= floor, "{name} explored {runs} executions, expected at least {floor}");
-}
 
 /// Something to wait for, and data that it publishes.
 #[derive(Default)]
@@ -61,7 +43,7 @@ impl Door {
 }
 
 fn check(name: &str, floor: usize, bound: usize, rounds: u32, sleepers: u32, open: fn(&Door, &Process, u32)) {
-    explore(name, floor, bound, move || {
+    explore(name, floor, bound, move |_| {
         let (kernel, door) = (Kernel::new(), Arc::new(Door::default()));
         let sleeping: Vec<_> = (2..2 + sleepers)
             .map(|tid| {

@@ -4,39 +4,13 @@
 #![cfg(crossproc_model)]
 #![allow(missing_docs)]
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc as StdArc, Mutex as StdMutex};
-
 use crossproc_atomic::AtomicU64;
+use crossproc_atomic::model::explore;
 use crossproc_ring::Latest;
 use loom::sync::Arc;
 use loom::thread;
 
 const WORDS: usize = 2;
-
-/// Runs the model, prints and asserts how much was explored, and returns what was seen.
-fn explore(
-    name: &str,
-    floor: usize,
-    bound: usize,
-    f: impl Fn(&mut Vec<u64>) + Send + Sync + 'static,
-) -> BTreeSet<Vec<u64>> {
-    let (runs, seen) = (StdArc::new(AtomicUsize::new(0)), StdArc::new(StdMutex::new(BTreeSet::new())));
-    let (count, outcomes) = (StdArc::clone(&runs), StdArc::clone(&seen));
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(bound);
-    model.check(move || {
-        count.fetch_add(1, Relaxed);
-        let mut outcome = Vec::new();
-        f(&mut outcome);
-        outcomes.lock().expect("not poisoned").insert(outcome);
-    });
-    let runs = runs.load(Relaxed);
-    println!("model {name}: {runs} executions");
-    assert!(runs >= floor, "{name} explored {runs} executions, expected at least {floor}");
-    seen.lock().expect("not poisoned").clone()
-}
 
 fn words(copies: usize) -> Arc<Vec<AtomicU64>> {
     Arc::new((0..Latest::words_needed(copies, WORDS)).map(|_| AtomicU64::new(0)).collect())

@@ -101,9 +101,9 @@ static CURRENT: AtomicPtr<Helper> = AtomicPtr::new(null_mut());
 pub(crate) fn helper() -> Result<&'static Helper, Error> {
     let helper = current();
     if helper.started.get().is_none() {
-        let _one = helper.list();
+        let list = helper.list();
         if helper.started.get().is_none() {
-            let started = start(helper.stamp, &_one)?;
+            let started = start(helper.stamp, &list)?;
             let _ = helper.started.set(started);
             on_thread_exit(give_up);
         }

@@ -15,13 +15,14 @@
 //! Both words may be written by everybody at any time; neither has an owner. What a death leaves behind:
 //! a sleeper killed asleep leaves the flag set, which costs the next waker one useless wake; a waker killed
 //! (or stopped) between its change and the wake leaves sleepers asleep, which is why every sleep is cut in
-//! slices by its caller. Nobody repairs anything.
+//! slices by its caller, and why callers that can sleep among their peers: a death then wakes them. Nobody repairs
+//! anything.
 //!
 //! Ordering: the sleeper's announcement and the waker's change are each followed by a full fence before the
 //! other side's word is read, so one of the two sees the other (store buffering is excluded). All accesses here are
 //! Relaxed: a sleeper that read a bumped `seq` has the waker's fence before it and its own behind it.
 
-use crate::{AtomicU32, Deadline, Ordering, Platform, fence, fence_after_rmw};
+use crate::{AtomicU32, Deadline, Liveness, Ordering, Platform, fence, fence_after_rmw};
 
 /// Sequence word and waiter flag of whatever can be slept on.
 #[repr(C)]
@@ -56,7 +57,18 @@ impl EventCount {
 
     /// Sleeps unless something was notified since the ticket was taken. May return early.
     pub fn sleep(&self, platform: &impl Platform, ticket: Ticket, until: Option<Deadline>) {
-        platform.wait(&self.seq, ticket.0, None, until);
+        platform.wait(&self.seq, ticket.0, &[], until);
+    }
+
+    /// As [`sleep`](Self::sleep), and wakes when another participant has died.
+    pub fn sleep_among_peers(&self, live: &impl Liveness, ticket: Ticket, until: Option<Deadline>) {
+        live.wait_among_peers(&self.seq, ticket.0, until);
+    }
+
+    /// True if something was notified since the ticket was taken.
+    #[must_use]
+    pub fn is_notified(&self, ticket: Ticket) -> bool {
+        self.seq.load(Ordering::Relaxed) != ticket.0
     }
 
     /// Wakes everybody who listens, after a change made by a plain store.
@@ -73,18 +85,27 @@ impl EventCount {
         self.notify(platform);
     }
 
+    /// Wakes at most `count` of those who sleep, and everybody who listens and does not sleep yet.
+    pub fn notify_some(&self, platform: &impl Platform, count: u32) {
+        fence(Ordering::SeqCst);
+        let seen = self.waiters.load(Ordering::Relaxed);
+        if seen & 1 != 0 {
+            self.wake(platform, seen, count);
+        }
+    }
+
     #[inline]
     fn notify(&self, platform: &impl Platform) {
         let seen = self.waiters.load(Ordering::Relaxed);
         if seen & 1 != 0 {
-            self.wake_all(platform, seen);
+            self.wake(platform, seen, u32::MAX);
         }
     }
 
     #[cold]
-    fn wake_all(&self, platform: &impl Platform, seen: u32) {
+    fn wake(&self, platform: &impl Platform, seen: u32, count: u32) {
         self.seq.fetch_add(1, Ordering::Relaxed);
-        if platform.wake(&self.seq, u32::MAX) == 0 {
+        if platform.wake(&self.seq, count) == 0 {
             // Nobody slept: drop the flag unless a new sleeper has announced itself. Losing the race is fine.
             let _ = self.waiters.compare_exchange(seen, seen & !1, Ordering::Relaxed, Ordering::Relaxed);
         }

@@ -50,7 +50,8 @@ pub use model::{AtomicU32, AtomicU64, fence, fence_after_rmw, pause};
 mod linux;
 #[cfg(all(feature = "std", not(crossproc_model)))]
 pub use linux::{
-    Linux, LockedWord, held_locks, is_process_stamp, on_thread_exit, proc_is_ours, process_stamp,
+    Linux, LockedWord, WATCHED_WORDS, held_locks, is_process_stamp, on_thread_exit, proc_is_ours,
+    process_stamp, set_futex_waitv,
 };
 
 pub use core::sync::atomic::Ordering;

@@ -274,24 +274,34 @@ fn robust_head() -> *mut RobustHead {
 /// 0: not tried yet, 1: works, 2: missing or denied.
 static WAITV: AtomicU8 = AtomicU8::new(0);
 
+/// Words that `futex_waitv` takes at most.
+const WAITV_WORDS: usize = 128;
+
+/// How many words beside its own a sleeper can watch in one call; of more, the first ones are watched and sleeps are
+/// cut into slices of 50 ms.
+pub const WATCHED_WORDS: usize = WAITV_WORDS - 1;
+
+/// With `false` this process does without `futex_waitv`, as on a kernel that lacks it: for tests and measurements.
+pub fn set_futex_waitv(allowed: bool) {
+    WAITV.store(if allowed { 0 } else { 2 }, Ordering::Relaxed);
+}
+
 fn timespec(deadline: Deadline) -> Timespec {
     let nanos_per_s = 1_000_000_000;
     Timespec { tv_sec: (deadline.0 / nanos_per_s) as i64, tv_nsec: (deadline.0 % nanos_per_s) as _ }
 }
 
-/// `Some` if the kernel slept on both words (or saw that it need not); `None` if it has no such call.
-fn wait_on_both(a: (&AtomicU32, u32), b: (&AtomicU32, u32), until: Option<&Timespec>) -> Option<()> {
-    if WAITV.load(Ordering::Relaxed) == 2 {
-        return None;
-    }
-    let waiter = |(word, expected): (&AtomicU32, u32)| {
-        let mut w = futex::Wait::new();
-        w.val = u64::from(expected);
-        w.uaddr = futex::WaitPtr::new(core::ptr::from_ref(word).cast_mut().cast());
-        w.flags = futex::WaitFlags::SIZE_U32;
-        w
-    };
-    match futex::waitv(&[waiter(a), waiter(b)], futex::WaitvFlags::empty(), until, ClockId::Monotonic) {
+fn waiter((word, expected): (&AtomicU32, u32)) -> futex::Wait {
+    let mut w = futex::Wait::new();
+    w.val = u64::from(expected);
+    w.uaddr = futex::WaitPtr::new(core::ptr::from_ref(word).cast_mut().cast());
+    w.flags = futex::WaitFlags::SIZE_U32;
+    w
+}
+
+/// `Some` if the kernel slept on all words (or saw that it need not); `None` if it has no such call.
+fn wait_on_all(words: &[futex::Wait], until: Option<&Timespec>) -> Option<()> {
+    match futex::waitv(words, futex::WaitvFlags::empty(), until, ClockId::Monotonic) {
         // A sandbox answers EPERM where it should say ENOSYS.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
             WAITV.store(2, Ordering::Relaxed);
@@ -304,6 +314,15 @@ fn wait_on_both(a: (&AtomicU32, u32), b: (&AtomicU32, u32), until: Option<&Times
         // Out of memory, say: the plain call needs none.
         Err(_) => None,
     }
+}
+
+#[cold]
+fn wait_on_many(first: futex::Wait, also: &[(&AtomicU32, u32)], until: Option<&Timespec>) -> Option<()> {
+    let mut words = [first; WAITV_WORDS];
+    for (place, &word) in words[1..].iter_mut().zip(also) {
+        *place = waiter(word);
+    }
+    wait_on_all(&words[..=also.len().min(WATCHED_WORDS)], until)
 }
 
 impl Linux {
@@ -404,19 +423,28 @@ impl Platform for Linux {
         &self,
         word: &AtomicU32,
         expected: u32,
-        also: Option<(&AtomicU32, u32)>,
+        also: &[(&AtomicU32, u32)],
         until: Option<Deadline>,
     ) {
         let mut until = until;
-        if let Some(also) = also {
-            let timeout = until.map(timespec);
-            if wait_on_both((word, expected), also, timeout.as_ref()).is_some() {
-                return;
-            }
+        let can_watch = WAITV.load(Ordering::Relaxed) != 2;
+        if !also.is_empty() && (!can_watch || also.len() > WATCHED_WORDS) {
             let slice = self.now().saturating_add(BLIND_SLICE);
             until = Some(until.map_or(slice, |u| u.min(slice)));
         }
-        let timeout = until.map(timespec);
+        let mut timeout = until.map(timespec);
+        if !also.is_empty() && can_watch {
+            let own = waiter((word, expected));
+            let slept = match also {
+                [other] => wait_on_all(&[own, waiter(*other)], timeout.as_ref()),
+                _ => wait_on_many(own, also, timeout.as_ref()),
+            };
+            if slept.is_some() {
+                return;
+            }
+            let slice = self.now().saturating_add(BLIND_SLICE);
+            timeout = Some(timespec(until.map_or(slice, |u| u.min(slice))));
+        }
         // The result does not matter: woken, changed, interrupted and timed out all mean "look again".
         let _ = futex::wait_bitset(word, futex::Flags::empty(), expected, timeout.as_ref(), NonZeroU32::MAX);
     }

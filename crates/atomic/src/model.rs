@@ -140,16 +140,22 @@ pub struct Kernel {
     /// Threads between `hold` and `unhold`.
     holding: Mutex<[bool; 8]>,
     tokens: [AtomicU32; 8],
+    /// Threads that there are or were.
+    members: Mutex<[bool; 8]>,
 }
 
 #[derive(Debug)]
 struct Sleeper {
     thread: u32,
-    words: [usize; 2],
+    words: Vec<usize>,
     woken: bool,
 }
 
 impl Kernel {
+    fn is_member(&self, tid: u32) -> bool {
+        self.members.lock().expect("not poisoned")[tid as usize]
+    }
+
     /// A kernel for threads 1 to 7, each a process of its own.
     #[must_use]
     pub fn new() -> Arc<Self> {
@@ -159,6 +165,7 @@ impl Kernel {
             dead: Mutex::new([false; 8]),
             holding: Mutex::new([false; 8]),
             tokens: core::array::from_fn(|tid| AtomicU32::new(tid as u32 | WAITERS)),
+            members: Mutex::new([false; 8]),
         })
     }
 }
@@ -183,6 +190,7 @@ impl Process {
     /// Thread `tid` (1 to 7), alone in its process.
     #[must_use]
     pub fn new(kernel: &Arc<Kernel>, tid: u32) -> Self {
+        kernel.members.lock().expect("not poisoned")[tid as usize] = true;
         Self { kernel: Arc::clone(kernel), tid, pending: Cell::new(0) }
     }
 
@@ -214,7 +222,7 @@ impl Process {
 
     fn end_windows(&self) {
         let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
-        for sleeper in sleepers.iter_mut().filter(|s| s.words[1] == WINDOW) {
+        for sleeper in sleepers.iter_mut().filter(|s| s.words.contains(&WINDOW)) {
             sleeper.woken = true;
         }
         self.kernel.changed.notify_all();
@@ -276,23 +284,23 @@ impl Platform for Process {
         &self,
         word: &AtomicU32,
         expected: u32,
-        also: Option<(&AtomicU32, u32)>,
+        also: &[(&AtomicU32, u32)],
         until: Option<Deadline>,
     ) {
         let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
-        let window = also.is_none() && until.is_some();
+        let window = also.is_empty() && until.is_some();
         if window && self.kernel.holding.lock().expect("not poisoned")[(expected & TID & 7) as usize] {
             drop(sleepers);
             pause(); // the window that the caller saw is over, or will be when the holder has run
             return;
         }
         // The kernel compares under its own lock.
-        let changed = |(word, expected): (&AtomicU32, u32)| word.newest() != expected;
-        if changed((word, expected)) || also.is_some_and(changed) {
+        let changed = |&(word, expected): &(&AtomicU32, u32)| word.newest() != expected;
+        if changed(&(word, expected)) || also.iter().any(changed) {
             return;
         }
-        let other = if window { WINDOW } else { also.map_or(0, |(word, _)| address(word)) };
-        let words = [address(word), other];
+        let others = also.iter().map(|(word, _)| address(word)).chain(window.then_some(WINDOW));
+        let words = others.chain([address(word)]).collect();
         sleepers.push(Sleeper { thread: self.tid, words, woken: false });
         loop {
             let at = sleepers.iter().position(|s| s.thread == self.tid).expect("we sleep");
@@ -345,6 +353,35 @@ impl Liveness for Process {
         while !self.is_dead(owner) {
             sleepers = self.kernel.changed.wait(sleepers).expect("not poisoned");
         }
+    }
+
+    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, _: Option<Deadline>) {
+        let mut tokens = Vec::new();
+        for tid in (1..8).filter(|&tid| tid != self.tid && self.kernel.is_member(tid)) {
+            let owner = Owner::new(tid as u16, 1).expect("generation 1 is an identity");
+            let token = &self.kernel.tokens[tid as usize];
+            let value = token.newest();
+            if self.is_dead(owner) {
+                continue; // buried
+            }
+            if value & OWNER_DIED != 0 {
+                self.wake(token, u32::MAX);
+                return self.await_proof(owner, None);
+            }
+            tokens.push((token, value));
+        }
+        self.wait(word, expected, &tokens, None);
+        for (token, alive) in tokens {
+            if token.newest() != alive {
+                self.wake(token, u32::MAX);
+            }
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        let dead = self.kernel.dead.lock().expect("not poisoned");
+        let mut others = (1..8).filter(|&tid| tid != self.tid && self.kernel.is_member(tid)).peekable();
+        others.peek().is_some() && others.all(|tid| dead[tid as usize])
     }
 }
 

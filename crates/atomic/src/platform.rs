@@ -6,7 +6,7 @@
 use core::num::NonZeroU64;
 use core::time::Duration;
 
-use crate::AtomicU32;
+use crate::{AtomicU32, OWNER_DIED};
 
 /// A moment on CLOCK_MONOTONIC, in nanoseconds. All processes of one machine read the same clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,9 +114,10 @@ pub trait Platform {
     /// Ends [`hold`](Self::hold). Words may be released in any order.
     fn unhold(&self, word: &AtomicU32);
 
-    /// Sleeps until woken, until `word != expected`, until `also.0 != also.1`, or until the deadline.
-    /// May return at any time without a reason: callers re-check what they wait for.
-    fn wait(&self, word: &AtomicU32, expected: u32, also: Option<(&AtomicU32, u32)>, until: Option<Deadline>);
+    /// Sleeps until woken, until `word != expected`, until one of the words of `also` has another value than
+    /// the one beside it, or until the deadline. May return at any time without a reason: callers re-check what
+    /// they wait for.
+    fn wait(&self, word: &AtomicU32, expected: u32, also: &[(&AtomicU32, u32)], until: Option<Deadline>);
 
     /// Wakes at most `count` sleepers of `word` in any process; returns how many.
     fn wake(&self, word: &AtomicU32, count: u32) -> u32;
@@ -149,4 +150,21 @@ pub trait Liveness: Platform {
     /// Called by a waiter whose owner is suspected (its token was marked) but not yet proven dead: sleeps
     /// until the proof is likely to be there, or until the deadline.
     fn await_proof(&self, owner: Owner, until: Option<Deadline>);
+
+    /// Sleeps as [`wait`](Platform::wait) does, and no longer than until any other participant has died: then whoever
+    /// sleeps here is woken, and finds that one dead by [`is_gone`](Self::is_gone).
+    ///
+    /// So a sleeper need not know for whom it waits: a holder, a party, or somebody who was killed between a change
+    /// and the wake-up that should have followed. Callers look again at all they wait for.
+    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, until: Option<Deadline>);
+
+    /// True if there were other participants since this one came, and none is left.
+    fn is_alone(&self) -> bool;
+
+    /// As [`is_dead`](Self::is_dead), and cheap for who lives: the proof is only looked for if the token says so
+    /// or if there is none.
+    fn is_gone(&self, owner: Owner) -> bool {
+        let suspect = self.token(owner).is_none_or(|(_, value)| value & OWNER_DIED != 0);
+        suspect && self.is_dead(owner)
+    }
 }

@@ -25,6 +25,8 @@ pub enum AccessError {
     TimedOut,
     /// The calling thread holds the lock itself: use the guard.
     WouldDeadlock,
+    /// All other processes that were attached to the segment are gone: nobody is left to change the value.
+    PeerDied,
     /// The process was forked and has not attached to the segment, or it attached for reading only.
     NotAttached,
     /// The bits in shared memory are no value of the type.
@@ -42,6 +44,9 @@ impl std::fmt::Display for AccessError {
             Self::WouldBlock => f.write_str(LockError::<()>::WouldBlock.text()),
             Self::TimedOut => f.write_str(LockError::<()>::TimedOut.text()),
             Self::WouldDeadlock => f.write_str(LockError::<()>::WouldDeadlock.text()),
+            Self::PeerDied => f.write_str(
+                "all other processes that were attached to the segment are gone: nobody is left to change the value",
+            ),
             Self::NotAttached => f.write_str(LockError::<()>::NotAttached.text()),
             Self::Invalid(invalid) => invalid.fmt(f),
             Self::Unsteady => Unsteady.fmt(f),

@@ -23,7 +23,7 @@ use crossproc_segment::{Error, ErrorKind, ObjectKind, ObjectSpec, Segment};
 use crate::access::AccessError;
 use crate::cells::Cells;
 use crate::handle::{Handle, handle_serde, spec};
-use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, before, marked, within};
 use crate::number::Number;
 
 const DATA: u64 = 64;
@@ -301,7 +301,7 @@ impl<T: Plain + AnyBitPattern> Array<T> {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
-        self.wait(Wait::timeout(timeout))
+        self.wait(within(timeout))
     }
 
     /// Acquires the lock, waiting until `deadline` at most.
@@ -313,7 +313,7 @@ impl<T: Plain + AnyBitPattern> Array<T> {
         &self,
         deadline: Instant,
     ) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
-        self.wait(Wait::deadline(deadline))
+        self.wait(before(deadline))
     }
 
     /// Acquires the lock; if its last holder died or panicked, lets `repair` put the elements right first.

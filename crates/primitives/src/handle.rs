@@ -25,6 +25,15 @@ pub(crate) const fn spec_of(kind: ObjectKind, layout: &'static Layout, count: u6
     ObjectSpec { kind, layout, count, bytes, align: 64 }
 }
 
+/// Participants that the segment of an object alone has room for.
+pub(crate) const SLOTS_ALONE: usize = 128;
+
+/// What an object is that has `head` bytes of words, and behind them one `W` for each participant of its segment.
+pub(crate) fn spec_with_cells<W: Shared>(kind: ObjectKind, head: u64, slots: usize) -> ObjectSpec {
+    let slots = slots as u64;
+    spec::<()>(kind, slots, head + slots * size_of::<W>() as u64)
+}
+
 /// An object that is being made and that nobody else can find yet: all zero.
 pub(crate) struct Fresh<'a> {
     mapping: &'a Arc<Mapping>,
@@ -51,7 +60,7 @@ impl<W: Shared> Handle<W> {
                 format!("{} bytes are more than this machine can address", spec.bytes),
             )
         })?;
-        let segment = SegmentOptions::new().objects(1).anonymous(len)?;
+        let segment = SegmentOptions::new().objects(1).participants(SLOTS_ALONE as u32).anonymous(len)?;
         let object =
             segment.create_object("it", spec, |mapping, offset| first(&Fresh { mapping, offset }))?;
         Self::of(segment, object)
@@ -94,6 +103,11 @@ impl<W: Shared> Handle<W> {
     pub(crate) fn place_slice<U: Shared>(&self, at: u64, count: u64) -> Result<PlacedSlice<U>, Error> {
         self.within(at, count.saturating_mul(size_of::<U>() as u64))?;
         self.segment.mapping().place_slice_for_reading(Span { offset: self.object.offset + at, count })
+    }
+
+    /// One `W` for each participant of the segment, from `at` on.
+    pub(crate) fn cells<C: Shared>(&self, at: u64) -> Result<PlacedSlice<C>, Error> {
+        self.place_slice(at, self.segment.participant_slots() as u64)
     }
 
     /// Lengths come from the directory, which a peer can have written over.

@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use crossproc_atomic::{Deadline, Linux, Platform};
+use crossproc_atomic::{Linux, Platform};
 use crossproc_segment::{Error, ObjectKind, ObjectSpec, Segment};
+pub(crate) use crossproc_sync::Wait;
 use crossproc_sync::{LockFailure, LockWords, Marks};
 
 use crate::handle::{Handle, handle_serde, spec};
@@ -173,23 +174,14 @@ impl Panic {
     }
 }
 
-/// How long to wait.
-#[derive(Clone, Copy)]
-pub(crate) enum Wait {
-    Try,
-    Until(Option<Deadline>),
+/// Until when to wait, in a user's terms.
+pub(crate) fn within(timeout: Duration) -> Wait {
+    Wait::Until(Some(Linux.now().saturating_add(timeout)))
 }
 
-impl Wait {
-    pub(crate) const FOREVER: Self = Self::Until(None);
-
-    pub(crate) fn timeout(timeout: Duration) -> Self {
-        Self::Until(Some(Linux.now().saturating_add(timeout)))
-    }
-
-    pub(crate) fn deadline(deadline: Instant) -> Self {
-        Self::timeout(deadline.saturating_duration_since(Instant::now()))
-    }
+/// As [`within`].
+pub(crate) fn before(deadline: Instant) -> Wait {
+    within(deadline.saturating_duration_since(Instant::now()))
 }
 
 /// A mutual exclusion lock between processes that survives the death of its holder.
@@ -291,7 +283,7 @@ impl Lock {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
-        self.wait(Wait::timeout(timeout))
+        self.wait(within(timeout))
     }
 
     /// Acquires the lock, waiting until `deadline` at most.
@@ -300,7 +292,7 @@ impl Lock {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_deadline(&self, deadline: Instant) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
-        self.wait(Wait::deadline(deadline))
+        self.wait(before(deadline))
     }
 
     /// Acquires the lock; if its last holder died or panicked, lets `repair` put things right first.

@@ -16,7 +16,7 @@ use crossproc_segment::{Error, ObjectKind, ObjectSpec, Payload, Placed, Segment}
 use crossproc_sync::LockWords;
 
 use crate::handle::{Fresh, Handle, handle_serde, spec};
-use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, before, marked, within};
 
 /// Where the data begins: after the lock's words, on a cache line of its own.
 const DATA: u64 = 64;
@@ -115,7 +115,7 @@ impl<T: Plain + AnyBitPattern> Mutex<T> {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
-        self.wait(Wait::timeout(timeout))
+        self.wait(within(timeout))
     }
 
     /// Acquires the lock, waiting until `deadline` at most.
@@ -127,7 +127,7 @@ impl<T: Plain + AnyBitPattern> Mutex<T> {
         &self,
         deadline: Instant,
     ) -> Result<MutexGuard<'_, T>, LockError<MutexGuard<'_, T>>> {
-        self.wait(Wait::deadline(deadline))
+        self.wait(before(deadline))
     }
 
     /// Acquires the lock; if its last holder died or panicked, lets `repair` put the data right first.

@@ -7,7 +7,7 @@ use crossproc_segment::{Error, ObjectSpec, Segment};
 use crossproc_sync::LockWords;
 
 use crate::handle::{Handle, handle_serde};
-use crate::lock::{Guard, Lock, LockError, Panic, Wait, lock_spec, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, before, lock_spec, marked, within};
 
 /// A robust lock that the thread holding it may lock again; it is free when every guard is gone.
 ///
@@ -87,7 +87,7 @@ impl RLock {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
-        self.wait(Wait::timeout(timeout))
+        self.wait(within(timeout))
     }
 
     /// Acquires the lock, waiting until `deadline` at most.
@@ -96,7 +96,7 @@ impl RLock {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_deadline(&self, deadline: Instant) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
-        self.wait(Wait::deadline(deadline))
+        self.wait(before(deadline))
     }
 
     /// Acquires the lock; if its last holder died or panicked, lets `repair` put things right first.

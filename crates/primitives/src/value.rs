@@ -15,22 +15,19 @@
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use crossproc_atomic::{AtomicU64, Deadline, EventCount, Linux, Ordering, Platform};
+use crossproc_atomic::{AtomicU64, EventCount, Linux, Liveness, Ordering};
 use crossproc_ring::Latest;
 use crossproc_segment::plain::{Plain, from_words, to_words, words_of};
-use crossproc_segment::{Error, ObjectKind, ObjectSpec, Placed, PlacedSlice, Segment};
-use crossproc_sync::LockWords;
+use crossproc_segment::{Error, ObjectKind, ObjectSpec, Participants, Placed, PlacedSlice, Segment};
+use crossproc_sync::{LockWords, wait_for};
 
 use crate::access::AccessError;
 use crate::cells::with_words;
 use crate::handle::{Fresh, Handle, handle_serde, spec};
-use crate::lock::{Guard, Lock, LockError, Panic, Wait, marked};
+use crate::lock::{Guard, Lock, LockError, Panic, Wait, before, marked, within};
 use crate::number::Number;
 
 const EVENT: u64 = 64;
-/// Sleeps are cut into slices: whoever should wake us may have been stopped or killed before it did.
-const SLICE_MIN: Duration = Duration::from_millis(50);
-const SLICE_MAX: Duration = Duration::from_secs(1);
 
 /// A value that processes share.
 ///
@@ -258,7 +255,7 @@ impl<T: Plain> Value<T> {
     ///
     /// See [`LockError`]; never `WouldBlock`.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
-        self.wait(Wait::timeout(timeout))
+        self.wait(within(timeout))
     }
 
     /// Acquires the value's lock, waiting until `deadline` at most.
@@ -270,16 +267,17 @@ impl<T: Plain> Value<T> {
         &self,
         deadline: Instant,
     ) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
-        self.wait(Wait::deadline(deadline))
+        self.wait(before(deadline))
     }
 
     /// Sleeps while `condition` holds of the value; returns the first value of which it does not.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`get`](Self::get), and [`PeerDied`](AccessError::PeerDied) when all other processes that were attached
+    /// are gone.
     pub fn wait_while(&self, condition: impl FnMut(&T) -> bool) -> Result<T, AccessError> {
-        let value = self.wait_until(None, condition)?;
+        let value = self.wait_until(Wait::FOREVER, condition)?;
         Ok(value.unwrap_or_else(|| unreachable!("without a deadline there is no time-out")))
     }
 
@@ -287,20 +285,20 @@ impl<T: Plain> Value<T> {
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`wait_while`](Self::wait_while).
     pub fn wait_while_timeout(
         &self,
         timeout: Duration,
         condition: impl FnMut(&T) -> bool,
     ) -> Result<Option<T>, AccessError> {
-        self.wait_until(Some(Linux.now().saturating_add(timeout)), condition)
+        self.wait_until(within(timeout), condition)
     }
 
     /// As [`wait_while`](Self::wait_while), until `deadline` at most; `None` if the condition still held then.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// As [`wait_while`](Self::wait_while).
     pub fn wait_while_deadline(
         &self,
         deadline: Instant,
@@ -317,29 +315,21 @@ impl<T: Plain> Value<T> {
 
     fn wait_until(
         &self,
-        until: Option<Deadline>,
+        wait: Wait,
         mut condition: impl FnMut(&T) -> bool,
     ) -> Result<Option<T>, AccessError> {
-        let mut slice = SLICE_MIN;
-        loop {
-            let value = self.get()?;
-            if !condition(&value) {
-                return Ok(Some(value));
-            }
-            let now = Linux.now();
-            if until.is_some_and(|until| now >= until) {
-                return Ok(None);
-            }
-            self.require_live()?; // announcing a sleeper writes
-            let ticket = self.changed.listen();
-            let value = self.get()?;
-            if !condition(&value) {
-                return Ok(Some(value));
-            }
-            let slice_end = now.saturating_add(slice);
-            self.changed.sleep(&Linux, ticket, Some(until.map_or(slice_end, |until| until.min(slice_end))));
-            slice = (slice * 2).min(SLICE_MAX);
+        let value = self.get()?;
+        if !condition(&value) {
+            return Ok(Some(value));
         }
+        let live = self.require_live()?; // announcing a sleeper writes
+        let changed = wait_for(live, &self.changed, wait, |effort| match self.get() {
+            Ok(value) if condition(&value) => {
+                (effort.is_full() && live.is_alone()).then_some(Err(AccessError::PeerDied))
+            }
+            value => Some(value),
+        });
+        changed.ok().transpose()
     }
 
     fn wait(&self, wait: Wait) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
@@ -356,8 +346,8 @@ impl<T: Plain> Value<T> {
         }
     }
 
-    fn require_live(&self) -> Result<(), AccessError> {
-        if self.lock.handle.live().is_some() { Ok(()) } else { Err(AccessError::NotAttached) }
+    fn require_live(&self) -> Result<&Participants, AccessError> {
+        self.lock.handle.live().ok_or(AccessError::NotAttached)
     }
 
     /// Larger values: the caller holds the lock, or is alone.

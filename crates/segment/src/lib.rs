@@ -50,7 +50,7 @@ pub use error::{Error, ErrorKind};
 pub use header::Unlink;
 pub use map::{Mapping, PREFIX_BYTES};
 pub use options::{Granted, Numa, SegmentOptions};
-pub use participant::{Participants, SLOT_BYTES};
+pub use participant::{Participant, Participants, SLOT_BYTES};
 pub use place::{Payload, Placed, PlacedSlice, Span};
 pub use segment::Segment;
 

@@ -13,14 +13,20 @@
 //! 48  (unused)
 //! ```
 //!
-//! Who may write what: `claim` moves by compare-and-swap only, from 0 or from a *proven dead* life to the
-//! writer's own. Everything else is written by the process whose life is in `claim`, and `token` also by the
-//! kernel when that process dies.
+//! Who may write what: `claim` moves by compare-and-swap only, from 0 to the writer's own life, or from a *proven
+//! dead* life to 0. Everything else is written by the process whose life is in `claim`; `token` also by the kernel
+//! when that process dies, `generation` by who buries it.
 //!
 //! What a death leaves behind: at any instruction after the claim's CAS, a slot whose `claim` names a dead
-//! life. Nobody has to clean it: `generation` says that older identities are gone, and whoever needs a slot
-//! and finds none free takes over a dead one by the same CAS and starts from the top. A claimant that died
-//! before it bumped `generation` had not yet used the slot's identity for anything.
+//! life. Whoever has proof of that death *buries* it: bumps `generation`, so that the dead one's identity is gone
+//! for everybody at the price of one load, then takes the life out of `claim` (both by compare-and-swap from what
+//! was read while the proof stood). Each step may be done twice or by another one: a burial that was cut short is
+//! continued by the next who looks. A slot is free only when it is buried, so a living claimant never hides a dead
+//! predecessor. A claimant that died before it bumped `generation` had not yet used the slot's identity for anything.
+//!
+//! Objects need no hook for the moment of a death: whatever they keep for a participant stands in a word that names
+//! it, and whoever is held up by such a word asks `is_gone`. All who sleep (`wait_among_peers`) are woken by a
+//! death, to ask again: the kernel wakes one sleeper of the token, that one wakes the rest.
 //!
 //! Proof of death, for a life L in a slot (section order is the order in which it is tried):
 //! 1. L's record lock (see `helper.rs`) is held by L's pid: alive.
@@ -35,8 +41,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossproc_atomic::{
-    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform, fence,
-    process_stamp, shared_struct,
+    AtomicU32, AtomicU64, Deadline, Linux, Liveness, OWNER_DIED, Ordering, Owner, Pending, Platform,
+    WATCHED_WORDS, fence, process_stamp, shared_struct,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -67,11 +73,16 @@ shared_struct! {
 }
 
 /// This process's seat in one segment, and its view of the others.
+///
+/// Its [`Liveness`] is what all waiting rests on: see `wait_among_peers` and `is_gone` there.
 pub struct Participants {
     slots: PlacedSlice<Slot>,
     me: Owner,
     helper: &'static Helper,
     stamp: u64,
+    /// Whether others were there when this process came, and a number that changes when others come or go.
+    company: bool,
+    comings: u64,
     /// `None` only while being dropped.
     token: Option<Token>,
 }
@@ -103,6 +114,7 @@ impl Participants {
             }
         }
         let identity = helper.identity();
+        bury_the_dead(&slots, helper);
         let index = claim_slot(&slots, helper)?;
         let slot = &slots[usize::from(index)];
         let me = loop {
@@ -121,7 +133,50 @@ impl Participants {
             + usize::from(index) * SLOT_BYTES
             + TOKEN_OFFSET;
         let token = helper.link(mapping, offset, &slot.token);
-        Ok(Self { slots, me, helper, stamp: process_stamp(), token: Some(token) })
+        let (stamp, token) = (process_stamp(), Some(token));
+        let mut it = Self { slots, me, helper, stamp, company: false, comings: 0, token };
+        it.comings = it.count_comings();
+        let company = it.others().any(|slot| slot.claim.load(Ordering::Relaxed) != 0);
+        it.company = company;
+        Ok(it)
+    }
+
+    /// Everybody who is attached and not proven dead, this process included.
+    #[must_use]
+    pub fn list(&self) -> Vec<Participant> {
+        let living = |(index, slot): (usize, &Slot)| {
+            let claim = slot.claim.load(Ordering::Acquire);
+            let owner = Owner::new(u16::try_from(index).ok()?, slot.generation.load(Ordering::Acquire))?;
+            let seen = claim != 0 && !bury_if_dead(slot, self.helper);
+            (seen && slot.claim.load(Ordering::Acquire) == claim).then_some(Participant {
+                owner,
+                pid: (claim >> 40) as u32,
+                is_me: owner == self.me,
+            })
+        };
+        self.slots.iter().enumerate().filter_map(living).collect()
+    }
+
+    /// How many participants the segment has room for: `Owner::slot` is below this.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The identity of whoever has the slot now, or will have had it last.
+    #[must_use]
+    pub fn owner_of(&self, slot: u16) -> Option<Owner> {
+        Owner::new(slot, self.slots.get(usize::from(slot))?.generation.load(Ordering::Acquire))
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Slot> {
+        let mine = usize::from(self.me.slot());
+        self.slots.iter().enumerate().filter(move |&(index, _)| index != mine).map(|(_, slot)| slot)
+    }
+
+    /// Every arrival and every departure bumps a generation.
+    fn count_comings(&self) -> u64 {
+        self.others().fold(0, |sum, slot| sum.wrapping_add(slot.generation.load(Ordering::Acquire)))
     }
 
     /// The incarnation of the process that attached; a forked child's [`process_stamp`] differs.
@@ -144,6 +199,18 @@ impl Participants {
     }
 }
 
+/// A process that is attached to a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Participant {
+    /// Under which it holds things.
+    pub owner: Owner,
+    /// Its process id.
+    pub pid: u32,
+    /// True for the calling process.
+    pub is_me: bool,
+}
+
 /// How many participants of a segment that is only mapped are not proven dead.
 pub(crate) fn count_living(mapping: &Arc<Mapping>, table: Span) -> Result<usize, Error> {
     let slots = Mapping::place_slice_for_reading::<Slot>(mapping, table)?;
@@ -163,15 +230,12 @@ fn is_living(slot: &Slot, helper: &Helper) -> bool {
 
 fn claim_slot(slots: &[Slot], helper: &Helper) -> Result<u16, Error> {
     let mine = helper.identity().life;
-    let take = |slot: &Slot, from: u64| {
-        slot.claim.compare_exchange(from, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    };
-    let free = slots.iter().position(|slot| slot.claim.load(Ordering::Relaxed) == 0 && take(slot, 0));
-    let found = free.or_else(|| {
-        slots.iter().position(|slot| {
-            let life = slot.claim.load(Ordering::Acquire);
-            (life == 0 || is_proven_dead(slot, life, helper)) && take(slot, life)
-        })
+    let take = |slot: &Slot| slot.claim.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    // Dead ones were buried when we came; some may have died since.
+    let free = || slots.iter().position(|slot| slot.claim.load(Ordering::Relaxed) == 0 && take(slot));
+    let found = free().or_else(|| {
+        bury_the_dead(slots, helper);
+        free()
     });
     found.and_then(|index| u16::try_from(index).ok()).ok_or_else(|| {
         Error::new(
@@ -183,6 +247,30 @@ fn claim_slot(slots: &[Slot], helper: &Helper) -> Result<u16, Error> {
             ),
         )
     })
+}
+
+fn bury_the_dead(slots: &[Slot], helper: &Helper) {
+    for slot in slots {
+        bury_if_dead(slot, helper);
+    }
+}
+
+/// Frees the slot of a participant that is proven dead; true if there was one.
+fn bury_if_dead(slot: &Slot, helper: &Helper) -> bool {
+    let life = slot.claim.load(Ordering::Acquire);
+    if life == 0 || !is_proven_dead(slot, life, helper) {
+        return false;
+    }
+    // After the proof: the dead one itself bumps it no more. And still its slot: so it is its generation, or a
+    // newer one that another burial has given and nobody has used yet.
+    let generation = slot.generation.load(Ordering::Acquire);
+    if slot.claim.load(Ordering::Acquire) == life {
+        let bumped = generation.wrapping_add(1);
+        let _ = slot.generation.compare_exchange(generation, bumped, Ordering::AcqRel, Ordering::Relaxed);
+        // First the generation: a free slot whose generation still stood would keep the dead one alive.
+        let _ = slot.claim.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+    true
 }
 
 /// The proof (see the top of the file) that the process with this life, which `slot.claim` named, is no more.
@@ -236,11 +324,12 @@ impl Drop for Participants {
         }
         let slot = &self.slots[usize::from(self.me.slot())];
         slot.token.store(0, Ordering::Release);
-        Linux.wake(&slot.token, u32::MAX);
         drop(self.token.take());
         slot.generation.fetch_add(1, Ordering::AcqRel);
         slot.sealed.store(0, Ordering::Relaxed);
         slot.claim.store(0, Ordering::Release);
+        // Who slept on the token finds that we have left.
+        Linux.wake(&slot.token, u32::MAX);
     }
 }
 
@@ -278,7 +367,7 @@ impl Platform for Participants {
         &self,
         word: &AtomicU32,
         expected: u32,
-        also: Option<(&AtomicU32, u32)>,
+        also: &[(&AtomicU32, u32)],
         until: Option<Deadline>,
     ) {
         Linux.wait(word, expected, also, until);
@@ -300,6 +389,10 @@ impl Platform for Participants {
 
 /// How long to wait for the proof before looking again at what else could have changed.
 const PROOF_SLICE: Duration = Duration::from_millis(2);
+/// The first pause between two looks for the proof of a death that the kernel has announced.
+const PROOF_PAUSE_MIN: Duration = Duration::from_micros(50);
+/// Where not every peer can be watched.
+const BLIND_SLICE: Duration = Duration::from_millis(50);
 
 impl Liveness for Participants {
     #[inline]
@@ -314,9 +407,8 @@ impl Liveness for Participants {
         if !same_generation(slot, owner) {
             return true; // the slot has passed on, which happens after leaving or a proven death only
         }
-        let life = slot.claim.load(Ordering::Acquire);
-        life != 0 && is_proven_dead(slot, life, self.helper) && slot.claim.load(Ordering::Acquire) == life
-            || !same_generation(slot, owner)
+        bury_if_dead(slot, self.helper);
+        !same_generation(slot, owner)
     }
 
     fn token(&self, owner: Owner) -> Option<(&AtomicU32, u32)> {
@@ -335,5 +427,55 @@ impl Liveness for Participants {
             }
             Err(_) => std::thread::sleep(left.min(PROOF_SLICE)),
         }
+    }
+
+    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, until: Option<Deadline>) {
+        let mut pause = PROOF_PAUSE_MIN;
+        loop {
+            let mut tokens = [(word, 0); WATCHED_WORDS];
+            let (mut watched, mut blind, mut dying) = (0, false, false);
+            for slot in self.others().filter(|slot| slot.claim.load(Ordering::Acquire) != 0) {
+                let token = slot.token.load(Ordering::Acquire);
+                if token & OWNER_DIED != 0 {
+                    Linux.wake(&slot.token, u32::MAX);
+                    if bury_if_dead(slot, self.helper) {
+                        return;
+                    }
+                    dying = true;
+                } else if token != 0 && watched < tokens.len() {
+                    tokens[watched] = (&slot.token, token);
+                    watched += 1;
+                } else {
+                    blind = true;
+                }
+            }
+            let now = Linux.now();
+            let slice = match (dying, blind) {
+                // Its memory is gone; the proof follows when it has closed its files.
+                (true, _) => Some(pause),
+                (false, true) => Some(BLIND_SLICE),
+                (false, false) => None,
+            };
+            let end = slice.map(|slice| now.saturating_add(slice));
+            let end = end.map_or(until, |end| Some(until.map_or(end, |until| until.min(end))));
+            let tokens = &tokens[..watched];
+            Linux.wait(word, expected, tokens, end);
+            // The kernel wakes one sleeper of a token: that one wakes the rest.
+            for (token, alive) in tokens {
+                if token.load(Ordering::Relaxed) != *alive {
+                    Linux.wake(token, u32::MAX);
+                }
+            }
+            let over = until.is_some_and(|until| Linux.now() >= until);
+            if !dying || over || word.load(Ordering::Relaxed) != expected {
+                return;
+            }
+            pause = (pause * 2).min(BLIND_SLICE);
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        let left = |slot: &Slot| slot.claim.load(Ordering::Acquire) == 0 || bury_if_dead(slot, self.helper);
+        (self.company || self.count_comings() != self.comings) && self.others().all(left)
     }
 }

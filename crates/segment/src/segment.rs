@@ -18,7 +18,7 @@ use crate::lock::{ClaimLock, FileLock, deadline};
 use crate::map::Mapping;
 use crate::names::Folder;
 use crate::options::{Granted, SegmentOptions};
-use crate::participant::{self, Participants};
+use crate::participant::{self, Participant, Participants};
 use crate::place::Placed;
 use crate::registry::{self, Key};
 
@@ -289,6 +289,30 @@ impl Segment {
     /// If this process can not find out who lives, see [`ErrorKind::Os`].
     pub fn living(&self) -> Result<usize, Error> {
         participant::count_living(&self.0.mapping, self.0.facts.geometry.participants)
+    }
+
+    /// Who is attached and not proven dead, this process included; see [`living`](Self::living).
+    ///
+    /// # Errors
+    ///
+    /// [`NotAttached`](ErrorKind::NotAttached) in a forked child, [`ReadOnly`](ErrorKind::ReadOnly).
+    ///
+    /// ```
+    /// let segment = crossproc_segment::Segment::anonymous(4096)?;
+    /// let attached = segment.attached()?;
+    /// assert!(attached.len() == 1 && attached[0].is_me && attached[0].pid == std::process::id());
+    /// # Ok::<(), crossproc_segment::Error>(())
+    /// ```
+    pub fn attached(&self) -> Result<Vec<Participant>, Error> {
+        self.participants().map(Participants::list)
+    }
+
+    /// How many processes can be attached at once; see
+    /// [`SegmentOptions::participants`](SegmentOptions::participants).
+    #[must_use]
+    pub fn participant_slots(&self) -> usize {
+        // At most 65535.
+        self.0.facts.geometry.participants.count as usize
     }
 
     /// In a forked child: attaches the child, with the memory it has inherited. Elsewhere: another handle.

@@ -15,5 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod lock;
+mod wait;
 
 pub use lock::{LockFailure, LockWords, Marks};
+pub use wait::{Effort, Wait, WaitFailure, wait_for};

@@ -65,6 +65,8 @@ use crossproc_atomic::{
     shared_struct,
 };
 
+use crate::wait::{SLICE_MAX, SLICE_MIN, earlier};
+
 /// In `owner`: that participant is taking the lock over from one that is proven dead.
 const RECOVERING: u64 = 1 << 63;
 /// In `owner`: that participant is finding out whether the thread in the word is gone.
@@ -74,9 +76,6 @@ const INCONSISTENT: u32 = 1;
 /// In `state`: a holder panicked, and nobody has said since that the data is consistent.
 const POISONED: u32 = 2;
 
-/// Sleeps are cut into slices, because whoever should wake us may have been stopped or killed before it did.
-const SLICE_MIN: Duration = Duration::from_millis(50);
-const SLICE_MAX: Duration = Duration::from_secs(1);
 /// Pauses between two looks at the word, at the most.
 const SPIN_GAP_MAX: u32 = 16;
 /// A holder between two instructions of its own: look again soon.
@@ -303,7 +302,7 @@ impl LockWords {
             match holder {
                 Some(owner) if dying && !dead => live.await_proof(owner, until),
                 Some(_) if !dead => {
-                    live.wait(&self.word, seen, token, Some(earlier(until, now.saturating_add(slice))));
+                    live.wait(&self.word, seen, token.as_slice(), Some(earlier(until, now.saturating_add(slice))));
                     if token.is_some() {
                         slice = (slice * 2).min(SLICE_MAX);
                     }
@@ -311,7 +310,7 @@ impl LockWords {
                 // The holder is between two steps: soon `owner` will have its name.
                 _ => {
                     let soon = earlier(until, now.saturating_add(SLICE_WINDOW));
-                    live.wait(&self.word, seen, None, Some(soon));
+                    live.wait(&self.word, seen, &[], Some(soon));
                 }
             }
             if let Some((word, alive)) = token {
@@ -434,8 +433,4 @@ fn named(bits: u64) -> Option<Owner> {
 /// True if somebody had the lock (or was recovering it from one who had) and not merely reached for it.
 fn names_a_holder(bits: u64) -> bool {
     bits & SUSPECTING == 0 && named(bits).is_some()
-}
-
-fn earlier(until: Option<Deadline>, slice: Deadline) -> Deadline {
-    until.map_or(slice, |until| until.min(slice))
 }

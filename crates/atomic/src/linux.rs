@@ -419,13 +419,7 @@ impl Platform for Linux {
         });
     }
 
-    fn wait(
-        &self,
-        word: &AtomicU32,
-        expected: u32,
-        also: &[(&AtomicU32, u32)],
-        until: Option<Deadline>,
-    ) {
+    fn wait(&self, word: &AtomicU32, expected: u32, also: &[(&AtomicU32, u32)], until: Option<Deadline>) {
         let mut until = until;
         let can_watch = WAITV.load(Ordering::Relaxed) != 2;
         if !also.is_empty() && (!can_watch || also.len() > WATCHED_WORDS) {

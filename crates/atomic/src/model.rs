@@ -280,13 +280,7 @@ impl Platform for Process {
         self.set_holding(false);
     }
 
-    fn wait(
-        &self,
-        word: &AtomicU32,
-        expected: u32,
-        also: &[(&AtomicU32, u32)],
-        until: Option<Deadline>,
-    ) {
+    fn wait(&self, word: &AtomicU32, expected: u32, also: &[(&AtomicU32, u32)], until: Option<Deadline>) {
         let mut sleepers = self.kernel.sleepers.lock().expect("not poisoned");
         let window = also.is_empty() && until.is_some();
         if window && self.kernel.holding.lock().expect("not poisoned")[(expected & TID & 7) as usize] {

@@ -26,7 +26,8 @@
 //!
 //! Objects need no hook for the moment of a death: whatever they keep for a participant stands in a word that names
 //! it, and whoever is held up by such a word asks `is_gone`. All who sleep (`wait_among_peers`) are woken by a
-//! death, to ask again: the kernel wakes one sleeper of the token, that one wakes the rest.
+//! death, to ask again: the kernel wakes one sleeper of the token, that one wakes the rest. Who attaches wakes the
+//! sleepers too (`arrivals` in the header), so that they watch its token from then on.
 //!
 //! Proof of death, for a life L in a slot (section order is the order in which it is tried):
 //! 1. L's record lock (see `helper.rs`) is held by L's pid: alive.
@@ -48,9 +49,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
+use crate::header::ARRIVALS_AT;
 use crate::helper::{self, Helper, LifeLock, Token, helper};
 use crate::map::Mapping;
-use crate::place::{PlacedSlice, Span};
+use crate::place::{Placed, PlacedSlice, Span};
 
 /// Size of a participant slot.
 pub const SLOT_BYTES: usize = size_of::<Slot>();
@@ -77,6 +79,7 @@ shared_struct! {
 /// Its [`Liveness`] is what all waiting rests on: see `wait_among_peers` and `is_gone` there.
 pub struct Participants {
     slots: PlacedSlice<Slot>,
+    arrivals: Placed<AtomicU32>,
     me: Owner,
     helper: &'static Helper,
     stamp: u64,
@@ -105,6 +108,7 @@ impl Participants {
     /// [`ErrorKind::TooManyParticipants`] if all slots belong to living processes.
     pub(crate) fn attach(mapping: &Arc<Mapping>, table: Span, clean_boot: bool) -> Result<Self, Error> {
         let slots = Mapping::place_slice::<Slot>(mapping, table)?;
+        let arrivals = mapping.place::<AtomicU32>(ARRIVALS_AT)?;
         let helper = helper()?;
         if clean_boot {
             for slot in slots.iter() {
@@ -133,8 +137,10 @@ impl Participants {
             + usize::from(index) * SLOT_BYTES
             + TOKEN_OFFSET;
         let token = helper.link(mapping, offset, &slot.token);
+        arrivals.fetch_add(1, Ordering::AcqRel);
+        Linux.wake(&arrivals, u32::MAX);
         let (stamp, token) = (process_stamp(), Some(token));
-        let mut it = Self { slots, me, helper, stamp, company: false, comings: 0, token };
+        let mut it = Self { slots, arrivals, me, helper, stamp, company: false, comings: 0, token };
         it.comings = it.count_comings();
         let company = it.others().any(|slot| slot.claim.load(Ordering::Relaxed) != 0);
         it.company = company;
@@ -230,7 +236,8 @@ fn is_living(slot: &Slot, helper: &Helper) -> bool {
 
 fn claim_slot(slots: &[Slot], helper: &Helper) -> Result<u16, Error> {
     let mine = helper.identity().life;
-    let take = |slot: &Slot| slot.claim.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let take =
+        |slot: &Slot| slot.claim.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     // Dead ones were buried when we came; some may have died since.
     let free = || slots.iter().position(|slot| slot.claim.load(Ordering::Relaxed) == 0 && take(slot));
     let found = free().or_else(|| {
@@ -363,13 +370,7 @@ impl Platform for Participants {
     fn unhold(&self, word: &AtomicU32) {
         Linux.unhold(word);
     }
-    fn wait(
-        &self,
-        word: &AtomicU32,
-        expected: u32,
-        also: &[(&AtomicU32, u32)],
-        until: Option<Deadline>,
-    ) {
+    fn wait(&self, word: &AtomicU32, expected: u32, also: &[(&AtomicU32, u32)], until: Option<Deadline>) {
         Linux.wait(word, expected, also, until);
     }
     #[inline]
@@ -433,7 +434,9 @@ impl Liveness for Participants {
         let mut pause = PROOF_PAUSE_MIN;
         loop {
             let mut tokens = [(word, 0); WATCHED_WORDS];
-            let (mut watched, mut blind, mut dying) = (0, false, false);
+            // Before the look at the slots: who comes after it changes this.
+            tokens[0] = (&*self.arrivals, self.arrivals.load(Ordering::Acquire));
+            let (mut watched, mut blind, mut dying) = (1, false, false);
             for slot in self.others().filter(|slot| slot.claim.load(Ordering::Acquire) != 0) {
                 let token = slot.token.load(Ordering::Acquire);
                 if token & OWNER_DIED != 0 {
@@ -461,7 +464,7 @@ impl Liveness for Participants {
             let tokens = &tokens[..watched];
             Linux.wait(word, expected, tokens, end);
             // The kernel wakes one sleeper of a token: that one wakes the rest.
-            for (token, alive) in tokens {
+            for (token, alive) in &tokens[1..] {
                 if token.load(Ordering::Relaxed) != *alive {
                     Linux.wake(token, u32::MAX);
                 }

@@ -302,7 +302,12 @@ impl LockWords {
             match holder {
                 Some(owner) if dying && !dead => live.await_proof(owner, until),
                 Some(_) if !dead => {
-                    live.wait(&self.word, seen, token.as_slice(), Some(earlier(until, now.saturating_add(slice))));
+                    live.wait(
+                        &self.word,
+                        seen,
+                        token.as_slice(),
+                        Some(earlier(until, now.saturating_add(slice))),
+                    );
                     if token.is_some() {
                         slice = (slice * 2).min(SLICE_MAX);
                     }

@@ -35,7 +35,11 @@ pub struct EventCount {
 /// What [`EventCount::listen`] saw; to be given to [`EventCount::sleep`].
 #[derive(Clone, Copy, Debug)]
 #[must_use = "listening alone does not sleep"]
-pub struct Ticket(u32);
+pub struct Ticket {
+    seq: u32,
+    /// [`Liveness::comings`] before that.
+    comings: u32,
+}
 
 impl EventCount {
     /// Announces a sleeper. Re-check the condition after this and before [`sleep`](Self::sleep).
@@ -52,23 +56,31 @@ impl EventCount {
             seen = now;
         }
         fence_after_rmw();
-        Ticket(seq)
+        Ticket { seq, comings: 0 }
+    }
+
+    /// As [`listen`](Self::listen), before [`sleep_among_peers`](Self::sleep_among_peers): whoever dies from now on
+    /// ends that sleep.
+    pub fn listen_among_peers(&self, live: &impl Liveness) -> Ticket {
+        let comings = live.comings();
+        Ticket { comings, ..self.listen() }
     }
 
     /// Sleeps unless something was notified since the ticket was taken. May return early.
     pub fn sleep(&self, platform: &impl Platform, ticket: Ticket, until: Option<Deadline>) {
-        platform.wait(&self.seq, ticket.0, &[], until);
+        platform.wait(&self.seq, ticket.seq, &[], until);
     }
 
-    /// As [`sleep`](Self::sleep), and wakes when another participant has died.
+    /// As [`sleep`](Self::sleep), and wakes when another participant has died since
+    /// [`listen_among_peers`](Self::listen_among_peers).
     pub fn sleep_among_peers(&self, live: &impl Liveness, ticket: Ticket, until: Option<Deadline>) {
-        live.wait_among_peers(&self.seq, ticket.0, until);
+        live.wait_among_peers(&self.seq, ticket.seq, ticket.comings, until);
     }
 
     /// True if something was notified since the ticket was taken.
     #[must_use]
     pub fn is_notified(&self, ticket: Ticket) -> bool {
-        self.seq.load(Ordering::Relaxed) != ticket.0
+        self.seq.load(Ordering::Relaxed) != ticket.seq
     }
 
     /// Wakes everybody who listens, after a change made by a plain store.
@@ -83,6 +95,16 @@ impl EventCount {
     pub fn notify_after_rmw(&self, platform: &impl Platform) {
         fence_after_rmw();
         self.notify(platform);
+    }
+
+    /// As [`notify_some`](Self::notify_some), after a change made by an atomic read-modify-write of this thread.
+    #[inline]
+    pub fn notify_some_after_rmw(&self, platform: &impl Platform, count: u32) {
+        fence_after_rmw();
+        let seen = self.waiters.load(Ordering::Relaxed);
+        if seen & 1 != 0 {
+            self.wake(platform, seen, count);
+        }
     }
 
     /// Wakes at most `count` of those who sleep, and everybody who listens and does not sleep yet.

@@ -142,6 +142,7 @@ pub struct Kernel {
     tokens: [AtomicU32; 8],
     /// Threads that there are or were.
     members: Mutex<[bool; 8]>,
+    comings: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -166,6 +167,7 @@ impl Kernel {
             holding: Mutex::new([false; 8]),
             tokens: core::array::from_fn(|tid| AtomicU32::new(tid as u32 | WAITERS)),
             members: Mutex::new([false; 8]),
+            comings: AtomicU32::new(0),
         })
     }
 }
@@ -255,6 +257,8 @@ impl Process {
         let token = &self.kernel.tokens[self.tid as usize];
         token.swap(OWNER_DIED | WAITERS, Ordering::AcqRel);
         self.wake(token, 1);
+        // Buried with the proof. Nobody is woken by that: the token has woken one, who wakes the rest.
+        self.kernel.comings.0.fetch_add(1, Ordering::AcqRel);
         self.kernel.dead.lock().expect("not poisoned")[self.tid as usize] = true;
         self.end_windows();
     }
@@ -349,8 +353,12 @@ impl Liveness for Process {
         }
     }
 
-    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, _: Option<Deadline>) {
-        let mut tokens = Vec::new();
+    fn comings(&self) -> u32 {
+        self.kernel.comings.newest()
+    }
+
+    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, comings: u32, _: Option<Deadline>) {
+        let mut tokens = vec![(&self.kernel.comings, comings)];
         for tid in (1..8).filter(|&tid| tid != self.tid && self.kernel.is_member(tid)) {
             let owner = Owner::new(tid as u16, 1).expect("generation 1 is an identity");
             let token = &self.kernel.tokens[tid as usize];
@@ -365,7 +373,7 @@ impl Liveness for Process {
             tokens.push((token, value));
         }
         self.wait(word, expected, &tokens, None);
-        for (token, alive) in tokens {
+        for (token, alive) in tokens.into_iter().skip(1) {
             if token.newest() != alive {
                 self.wake(token, u32::MAX);
             }

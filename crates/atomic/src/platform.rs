@@ -151,12 +151,16 @@ pub trait Liveness: Platform {
     /// until the proof is likely to be there, or until the deadline.
     fn await_proof(&self, owner: Owner, until: Option<Deadline>);
 
+    /// A number that changes when somebody has come, left, or died and been found dead.
+    fn comings(&self) -> u32;
+
     /// Sleeps as [`wait`](Platform::wait) does, and no longer than until any other participant has died: then whoever
-    /// sleeps here is woken, and finds that one dead by [`is_gone`](Self::is_gone).
+    /// sleeps here is woken, and finds that one dead by [`is_gone`](Self::is_gone). `comings` is what
+    /// [`comings`](Self::comings) was *before* the caller's last look at what it waits for.
     ///
     /// So a sleeper need not know for whom it waits: a holder, a party, or somebody who was killed between a change
     /// and the wake-up that should have followed. Callers look again at all they wait for.
-    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, until: Option<Deadline>);
+    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, comings: u32, until: Option<Deadline>);
 
     /// True if there were other participants since this one came, and none is left.
     fn is_alone(&self) -> bool;

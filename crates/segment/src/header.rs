@@ -20,14 +20,14 @@
 //!  116  (unused)
 //!  120  claim            adopted memory only: the participant that is creating an object, or 0
 //!  128  touched          end of the highest range that the creation of an object has begun on
-//!  136  arrivals         bumped by each participant that has attached: who sleeps among peers begins anew with it
+//!  136  comings          bumped when a participant has come, left, or is buried: who sleeps among peers looks again
 //!  140  (unused)
 //! ```
 //!
 //! Who may write what: everything up to `state` is written by the creator before the segment has a name or
 //! its descriptor has left the process. After READY only `boot` and `pid_namespace` of a file change, by the
 //! first who attaches after a reboot, under the lock of its directory; `touched` and `claim` change under the
-//! lock for creating objects (`directory.rs`), and `arrivals` by whoever attaches. Several processes may adopt one memory at once, so the
+//! lock for creating objects (`directory.rs`), and `comings` at any time (`participant.rs`). Several processes may adopt one memory at once, so the
 //! creator's writes are "set it if it is 0": adopters who want the same write the same, and who wants
 //! something else is told.
 //!
@@ -69,7 +69,7 @@ shared_struct! {
         unused_word: AtomicU32,
         pub(crate) claim: AtomicU64,
         pub(crate) touched: AtomicU64,
-        arrivals: AtomicU32,
+        comings: AtomicU32,
         unused_half: AtomicU32,
         unused: [AtomicU64; 14],
     }
@@ -78,8 +78,8 @@ shared_struct! {
 const _: () = assert!(offset_of!(Header, boot) == 72 && offset_of!(Header, state) == 112);
 const _: () = assert!(offset_of!(Header, claim) == 120 && offset_of!(Header, touched) == 128);
 
-/// Where the word of arrivals stands in every segment.
-pub(crate) const ARRIVALS_AT: u64 = offset_of!(Header, arrivals) as u64;
+/// Where that word stands in every segment.
+pub(crate) const COMINGS_AT: u64 = offset_of!(Header, comings) as u64;
 
 /// As bytes in memory, so that it reads the same in either byte order.
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"crossprc");

@@ -19,15 +19,16 @@
 //!
 //! What a death leaves behind: at any instruction after the claim's CAS, a slot whose `claim` names a dead
 //! life. Whoever has proof of that death *buries* it: bumps `generation`, so that the dead one's identity is gone
-//! for everybody at the price of one load, then takes the life out of `claim` (both by compare-and-swap from what
-//! was read while the proof stood). Each step may be done twice or by another one: a burial that was cut short is
+//! for everybody at the price of one load, bumps `comings` in the header, then takes the life out of `claim` (both
+//! slot words by compare-and-swap from what was read while the proof stood). Each step may be done twice or by another one: a burial that was cut short is
 //! continued by the next who looks. A slot is free only when it is buried, so a living claimant never hides a dead
 //! predecessor. A claimant that died before it bumped `generation` had not yet used the slot's identity for anything.
 //!
 //! Objects need no hook for the moment of a death: whatever they keep for a participant stands in a word that names
 //! it, and whoever is held up by such a word asks `is_gone`. All who sleep (`wait_among_peers`) are woken by a
-//! death, to ask again: the kernel wakes one sleeper of the token, that one wakes the rest. Who attaches wakes the
-//! sleepers too (`arrivals` in the header), so that they watch its token from then on.
+//! death, to ask again: the kernel wakes one sleeper of the token, that one wakes the rest. `comings` closes the gap
+//! between a sleeper's last look at its object and its sleep: who is buried in between is no peer any more whose token
+//! could be watched. Who attaches bumps it as well, so that sleepers watch the newcomer's token from then on.
 //!
 //! Proof of death, for a life L in a slot (section order is the order in which it is tried):
 //! 1. L's record lock (see `helper.rs`) is held by L's pid: alive.
@@ -49,7 +50,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
-use crate::header::ARRIVALS_AT;
+use crate::header::COMINGS_AT;
 use crate::helper::{self, Helper, LifeLock, Token, helper};
 use crate::map::Mapping;
 use crate::place::{Placed, PlacedSlice, Span};
@@ -79,13 +80,13 @@ shared_struct! {
 /// Its [`Liveness`] is what all waiting rests on: see `wait_among_peers` and `is_gone` there.
 pub struct Participants {
     slots: PlacedSlice<Slot>,
-    arrivals: Placed<AtomicU32>,
+    comings: Placed<AtomicU32>,
     me: Owner,
     helper: &'static Helper,
     stamp: u64,
-    /// Whether others were there when this process came, and a number that changes when others come or go.
+    /// Whether others were there when this process came, and what `comings` was then.
     company: bool,
-    comings: u64,
+    came_at: u32,
     /// `None` only while being dropped.
     token: Option<Token>,
 }
@@ -108,7 +109,7 @@ impl Participants {
     /// [`ErrorKind::TooManyParticipants`] if all slots belong to living processes.
     pub(crate) fn attach(mapping: &Arc<Mapping>, table: Span, clean_boot: bool) -> Result<Self, Error> {
         let slots = Mapping::place_slice::<Slot>(mapping, table)?;
-        let arrivals = mapping.place::<AtomicU32>(ARRIVALS_AT)?;
+        let comings = mapping.place::<AtomicU32>(COMINGS_AT)?;
         let helper = helper()?;
         if clean_boot {
             for slot in slots.iter() {
@@ -118,8 +119,8 @@ impl Participants {
             }
         }
         let identity = helper.identity();
-        bury_the_dead(&slots, helper);
-        let index = claim_slot(&slots, helper)?;
+        bury_the_dead(&slots, &comings, helper);
+        let index = claim_slot(&slots, &comings, helper)?;
         let slot = &slots[usize::from(index)];
         let me = loop {
             let generation = slot.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
@@ -137,11 +138,10 @@ impl Participants {
             + usize::from(index) * SLOT_BYTES
             + TOKEN_OFFSET;
         let token = helper.link(mapping, offset, &slot.token);
-        arrivals.fetch_add(1, Ordering::AcqRel);
-        Linux.wake(&arrivals, u32::MAX);
+        let came_at = comings.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        Linux.wake(&comings, u32::MAX);
         let (stamp, token) = (process_stamp(), Some(token));
-        let mut it = Self { slots, arrivals, me, helper, stamp, company: false, comings: 0, token };
-        it.comings = it.count_comings();
+        let mut it = Self { slots, comings, me, helper, stamp, company: false, came_at, token };
         let company = it.others().any(|slot| slot.claim.load(Ordering::Relaxed) != 0);
         it.company = company;
         Ok(it)
@@ -153,7 +153,7 @@ impl Participants {
         let living = |(index, slot): (usize, &Slot)| {
             let claim = slot.claim.load(Ordering::Acquire);
             let owner = Owner::new(u16::try_from(index).ok()?, slot.generation.load(Ordering::Acquire))?;
-            let seen = claim != 0 && !bury_if_dead(slot, self.helper);
+            let seen = claim != 0 && !self.bury_if_dead(slot);
             (seen && slot.claim.load(Ordering::Acquire) == claim).then_some(Participant {
                 owner,
                 pid: (claim >> 40) as u32,
@@ -175,14 +175,13 @@ impl Participants {
         Owner::new(slot, self.slots.get(usize::from(slot))?.generation.load(Ordering::Acquire))
     }
 
+    fn bury_if_dead(&self, slot: &Slot) -> bool {
+        bury_if_dead(slot, &self.comings, self.helper)
+    }
+
     fn others(&self) -> impl Iterator<Item = &Slot> {
         let mine = usize::from(self.me.slot());
         self.slots.iter().enumerate().filter(move |&(index, _)| index != mine).map(|(_, slot)| slot)
-    }
-
-    /// Every arrival and every departure bumps a generation.
-    fn count_comings(&self) -> u64 {
-        self.others().fold(0, |sum, slot| sum.wrapping_add(slot.generation.load(Ordering::Acquire)))
     }
 
     /// The incarnation of the process that attached; a forked child's [`process_stamp`] differs.
@@ -234,14 +233,14 @@ fn is_living(slot: &Slot, helper: &Helper) -> bool {
     life != 0 && !is_proven_dead(slot, life, helper)
 }
 
-fn claim_slot(slots: &[Slot], helper: &Helper) -> Result<u16, Error> {
+fn claim_slot(slots: &[Slot], comings: &AtomicU32, helper: &Helper) -> Result<u16, Error> {
     let mine = helper.identity().life;
     let take =
         |slot: &Slot| slot.claim.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     // Dead ones were buried when we came; some may have died since.
     let free = || slots.iter().position(|slot| slot.claim.load(Ordering::Relaxed) == 0 && take(slot));
     let found = free().or_else(|| {
-        bury_the_dead(slots, helper);
+        bury_the_dead(slots, comings, helper);
         free()
     });
     found.and_then(|index| u16::try_from(index).ok()).ok_or_else(|| {
@@ -256,14 +255,14 @@ fn claim_slot(slots: &[Slot], helper: &Helper) -> Result<u16, Error> {
     })
 }
 
-fn bury_the_dead(slots: &[Slot], helper: &Helper) {
+fn bury_the_dead(slots: &[Slot], comings: &AtomicU32, helper: &Helper) {
     for slot in slots {
-        bury_if_dead(slot, helper);
+        bury_if_dead(slot, comings, helper);
     }
 }
 
 /// Frees the slot of a participant that is proven dead; true if there was one.
-fn bury_if_dead(slot: &Slot, helper: &Helper) -> bool {
+fn bury_if_dead(slot: &Slot, comings: &AtomicU32, helper: &Helper) -> bool {
     let life = slot.claim.load(Ordering::Acquire);
     if life == 0 || !is_proven_dead(slot, life, helper) {
         return false;
@@ -274,8 +273,11 @@ fn bury_if_dead(slot: &Slot, helper: &Helper) -> bool {
     if slot.claim.load(Ordering::Acquire) == life {
         let bumped = generation.wrapping_add(1);
         let _ = slot.generation.compare_exchange(generation, bumped, Ordering::AcqRel, Ordering::Relaxed);
-        // First the generation: a free slot whose generation still stood would keep the dead one alive.
+        // Before the slot is free: who then finds nobody there to watch must see that somebody was.
+        comings.fetch_add(1, Ordering::AcqRel);
+        // The generation first: a free slot whose generation still stood would keep the dead one alive.
         let _ = slot.claim.compare_exchange(life, 0, Ordering::AcqRel, Ordering::Relaxed);
+        Linux.wake(comings, u32::MAX);
     }
     true
 }
@@ -334,8 +336,10 @@ impl Drop for Participants {
         drop(self.token.take());
         slot.generation.fetch_add(1, Ordering::AcqRel);
         slot.sealed.store(0, Ordering::Relaxed);
+        self.comings.fetch_add(1, Ordering::AcqRel);
         slot.claim.store(0, Ordering::Release);
-        // Who slept on the token finds that we have left.
+        Linux.wake(&self.comings, u32::MAX);
+        // Waiters at a lock slept on the token alone.
         Linux.wake(&slot.token, u32::MAX);
     }
 }
@@ -408,7 +412,7 @@ impl Liveness for Participants {
         if !same_generation(slot, owner) {
             return true; // the slot has passed on, which happens after leaving or a proven death only
         }
-        bury_if_dead(slot, self.helper);
+        self.bury_if_dead(slot);
         !same_generation(slot, owner)
     }
 
@@ -430,18 +434,22 @@ impl Liveness for Participants {
         }
     }
 
-    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, until: Option<Deadline>) {
+    #[inline]
+    fn comings(&self) -> u32 {
+        self.comings.load(Ordering::Acquire)
+    }
+
+    fn wait_among_peers(&self, word: &AtomicU32, expected: u32, comings: u32, until: Option<Deadline>) {
         let mut pause = PROOF_PAUSE_MIN;
         loop {
             let mut tokens = [(word, 0); WATCHED_WORDS];
-            // Before the look at the slots: who comes after it changes this.
-            tokens[0] = (&*self.arrivals, self.arrivals.load(Ordering::Acquire));
+            tokens[0] = (&*self.comings, comings);
             let (mut watched, mut blind, mut dying) = (1, false, false);
             for slot in self.others().filter(|slot| slot.claim.load(Ordering::Acquire) != 0) {
                 let token = slot.token.load(Ordering::Acquire);
                 if token & OWNER_DIED != 0 {
                     Linux.wake(&slot.token, u32::MAX);
-                    if bury_if_dead(slot, self.helper) {
+                    if self.bury_if_dead(slot) {
                         return;
                     }
                     dying = true;
@@ -470,7 +478,8 @@ impl Liveness for Participants {
                 }
             }
             let over = until.is_some_and(|until| Linux.now() >= until);
-            if !dying || over || word.load(Ordering::Relaxed) != expected {
+            let changed = word.load(Ordering::Relaxed) != expected || self.comings() != comings;
+            if !dying || over || changed {
                 return;
             }
             pause = (pause * 2).min(BLIND_SLICE);
@@ -478,7 +487,7 @@ impl Liveness for Participants {
     }
 
     fn is_alone(&self) -> bool {
-        let left = |slot: &Slot| slot.claim.load(Ordering::Acquire) == 0 || bury_if_dead(slot, self.helper);
-        (self.company || self.count_comings() != self.comings) && self.others().all(left)
+        let left = |slot: &Slot| slot.claim.load(Ordering::Acquire) == 0 || self.bury_if_dead(slot);
+        (self.company || self.comings() != self.came_at) && self.others().all(left)
     }
 }

@@ -83,8 +83,8 @@ pub fn wait_for<L: Liveness, R>(
     }
     let mut slice = SLICE_MIN;
     loop {
-        let ticket = event.listen();
-        // After the announcement: a change from now on is notified.
+        let ticket = event.listen_among_peers(live);
+        // After the announcement: a change from now on is notified, a death from now on ends the sleep.
         if let Some(done) = attempt(Effort::Full) {
             return Ok(done);
         }

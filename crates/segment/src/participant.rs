@@ -28,7 +28,11 @@
 //! it, and whoever is held up by such a word asks `is_gone`. All who sleep (`wait_among_peers`) are woken by a
 //! death, to ask again: the kernel wakes one sleeper of the token, that one wakes the rest. `comings` closes the gap
 //! between a sleeper's last look at its object and its sleep: who is buried in between is no peer any more whose token
-//! could be watched. Who attaches bumps it as well, so that sleepers watch the newcomer's token from then on.
+//! could be watched. Who attaches bumps it as well, so that sleepers watch the newcomer's token from then on, and who
+//! leaves does twice. What needs the end of a slice: a sleeper or waker that is *stopped* before it has passed on what
+//! it knows, and a kernel that marks no tokens (then the proof is looked for at the end of each slice).
+//!
+//! `crates/sync/tests/sleeping` has table and sleep as an explicit-state model, with deaths and stops at every step.
 //!
 //! Proof of death, for a life L in a slot (section order is the order in which it is tried):
 //! 1. L's record lock (see `helper.rs`) is held by L's pid: alive.
@@ -36,8 +40,9 @@
 //! 3. No process has L's pid, or the one that has it is another (pidfd inode, start time), or its pidfd is
 //!    readable: dead.
 //!
-//! A lock that was lost by accident (somebody closed all descriptors) therefore harms nobody: the token is
-//! unmarked and the pidfd says "alive".
+//! A lock that was lost by accident (somebody closed all descriptors) therefore harms nobody who lives: the token is
+//! unmarked and the pidfd says "alive". (When such a process is killed, 2 may hold a moment before its last thread has
+//! stopped.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -292,13 +297,14 @@ fn is_proven_dead(slot: &Slot, life: u64, helper: &Helper) -> bool {
     if holder == LifeLock::Held(pid) {
         return false;
     }
-    // In this order: what follows `sealed` is at least as new as it, and `claim` says that it is no newer.
+    // One generation is one tenure: what was read between two equal ones belongs to the one who sealed it.
+    let generation = slot.generation.load(Ordering::Acquire);
     let sealed = slot.sealed.load(Ordering::Acquire) == life;
     let token = slot.token.load(Ordering::Relaxed);
     let (start_time, inode) =
         (slot.start_time.load(Ordering::Relaxed), slot.pidfd_inode.load(Ordering::Relaxed));
     fence(Ordering::Acquire);
-    let sealed = sealed && slot.claim.load(Ordering::Relaxed) == life;
+    let sealed = sealed && slot.generation.load(Ordering::Relaxed) == generation;
     if sealed && holder == LifeLock::Free && token & OWNER_DIED != 0 {
         return true;
     }
@@ -332,15 +338,17 @@ impl Drop for Participants {
             return;
         }
         let slot = &self.slots[usize::from(self.me.slot())];
-        slot.token.store(0, Ordering::Release);
-        drop(self.token.take());
+        // The token stays until all is said: should we be killed before, the kernel still tells the others.
         slot.generation.fetch_add(1, Ordering::AcqRel);
-        slot.sealed.store(0, Ordering::Relaxed);
         self.comings.fetch_add(1, Ordering::AcqRel);
+        slot.sealed.store(0, Ordering::Relaxed);
         slot.claim.store(0, Ordering::Release);
+        // Once more: who slept beside a slot that was not free yet looks again.
+        self.comings.fetch_add(1, Ordering::AcqRel);
         Linux.wake(&self.comings, u32::MAX);
         // Waiters at a lock slept on the token alone.
         Linux.wake(&slot.token, u32::MAX);
+        drop(self.token.take());
     }
 }
 
@@ -445,8 +453,14 @@ impl Liveness for Participants {
             let mut tokens = [(word, 0); WATCHED_WORDS];
             tokens[0] = (&*self.comings, comings);
             let (mut watched, mut blind, mut dying) = (1, false, false);
-            for slot in self.others().filter(|slot| slot.claim.load(Ordering::Acquire) != 0) {
-                let token = slot.token.load(Ordering::Acquire);
+            for slot in self.others() {
+                let claim = slot.claim.load(Ordering::Acquire);
+                if claim == 0 {
+                    continue;
+                }
+                // What stands there before it is sealed is a predecessor's.
+                let is_its_own = slot.sealed.load(Ordering::Acquire) == claim;
+                let token = if is_its_own { slot.token.load(Ordering::Acquire) } else { 0 };
                 if token & OWNER_DIED != 0 {
                     Linux.wake(&slot.token, u32::MAX);
                     if self.bury_if_dead(slot) {
@@ -477,8 +491,14 @@ impl Liveness for Participants {
                     Linux.wake(token, u32::MAX);
                 }
             }
-            let over = until.is_some_and(|until| Linux.now() >= until);
             let changed = word.load(Ordering::Relaxed) != expected || self.comings() != comings;
+            let over = until.is_some_and(|until| Linux.now() >= until);
+            if over && !changed {
+                // Nobody has told us anything: perhaps the kernel has missed a death.
+                for slot in self.others() {
+                    self.bury_if_dead(slot);
+                }
+            }
             if !dying || over || changed {
                 return;
             }

@@ -40,6 +40,7 @@ const ROOMS: &[&str] = &[
     "crates/primitives/src/array.rs",
     "crates/primitives/src/cells.rs",
     "crates/primitives/src/mutex.rs",
+    "crates/primitives/src/rwlock.rs",
     "crates/process/src/entry.rs",
     "crates/process/src/hook.rs",
     "crates/process/src/linux.rs",

@@ -18,7 +18,12 @@ use crossproc_tests::{Board, child, isolated, join, kill_and_reap, not_run, tied
 use crate::kernel::{End, Traced};
 
 /// Kills a process that runs `act` at its first stop, at its second, .. until it comes to its end; after each death runs `check`.
-fn at_every_call<T>(what: &str, prepare: impl Fn() -> T, act: impl Fn(&T), check: impl Fn(T, u64)) {
+pub(crate) fn at_every_call<T>(
+    what: &str,
+    prepare: impl Fn() -> T,
+    act: impl Fn(&T),
+    check: impl Fn(T, u64),
+) {
     let board = Board::new(8);
     for stop in 0..10_000 {
         let case = prepare();

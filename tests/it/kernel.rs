@@ -1,8 +1,18 @@
-//! Unusual requests to the kernel: fork, PIDs of one's choice, namespaces, system call filters, ptrace.
+//! Unusual requests to the kernel: fork, PIDs of one's choice, namespaces, system call filters, ptrace, fanotify.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
+use std::io::{Read, Write};
+use std::mem::offset_of;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::exit;
+
+use crossproc_tests::{HANG, await_state};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The process id of a forked child.
 pub(crate) type Pid = libc::pid_t;
@@ -65,9 +75,11 @@ pub(crate) enum End {
     Killed(i32),
     /// Only of traced children: it stopped, for this signal.
     Stopped(i32),
+    /// Only of threads that are [held back](Dying): on its way out, with all that it has.
+    Leaving,
 }
 
-/// Waits until a forked child has ended, or, if it is traced, has stopped.
+/// Waits until a forked child has ended, or, if it is traced, has stopped. It may be a traced thread as well.
 pub(crate) fn wait(pid: Pid) -> End {
     let mut status = 0;
     // SAFETY: `status` is writable.
@@ -79,6 +91,8 @@ pub(crate) fn wait(pid: Pid) -> End {
         End::Exited(libc::WEXITSTATUS(status))
     } else if libc::WIFSIGNALED(status) {
         End::Killed(libc::WTERMSIG(status))
+    } else if status >> 16 == libc::PTRACE_EVENT_EXIT {
+        End::Leaving
     } else {
         End::Stopped(libc::WSTOPSIG(status))
     }
@@ -157,14 +171,34 @@ pub(crate) fn probe_futex_waitv() -> Option<i32> {
 /// Moves this process, which must have one thread, into a user namespace in which it is root, and its children to come into a
 /// PID namespace; the first of them is process 1 there, and has a mount namespace of its own.
 pub(crate) fn enter_namespaces() -> io::Result<()> {
+    unshare_as(0, 0, libc::CLONE_NEWPID | libc::CLONE_NEWNS)
+}
+
+/// Gives this process, which must have one thread, the right to [`separate_children`], and leaves it the user it is.
+pub(crate) fn allow_namespaces() -> io::Result<()> {
+    // SAFETY: no arguments.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    if uid == 0 { Ok(()) } else { unshare_as(uid, gid, 0) }
+}
+
+/// Moves the children that this process starts from now on into a PID namespace, of which the first of them is process 1. The
+/// process itself stays where it is, and can start no more threads.
+pub(crate) fn separate_children() -> io::Result<()> {
+    // SAFETY: a plain number.
+    check(unsafe { libc::unshare(libc::CLONE_NEWPID) }.into()).map(drop)
+}
+
+/// A user namespace in which we are `uid` and `gid`, and what else is in `flags`.
+fn unshare_as(uid: u32, gid: u32, flags: i32) -> io::Result<()> {
     // SAFETY: plain numbers.
-    unsafe {
-        let (uid, gid) = (libc::geteuid(), libc::getegid());
-        check(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS).into())?;
-        std::fs::write("/proc/self/setgroups", "deny")?;
-        std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-        std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
-    }
+    let (from_uid, from_gid) = unsafe {
+        let ids = (libc::geteuid(), libc::getegid());
+        check(libc::unshare(libc::CLONE_NEWUSER | flags).into())?;
+        ids
+    };
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("{uid} {from_uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("{gid} {from_gid} 1"))
 }
 
 /// Mounts the /proc of this PID namespace over the other one, for this mount namespace only.
@@ -213,15 +247,23 @@ impl Traced {
 
     /// Lets it run until the next stop; its end if there is none.
     pub(crate) fn step(&mut self) -> Option<End> {
+        self.go_on(libc::PTRACE_SYSCALL, libc::SIGTRAP | 0x80)
+    }
+
+    /// Lets it execute one instruction, which may be a system call; its end if it was the last.
+    pub(crate) fn one_instruction(&mut self) -> Option<End> {
+        self.go_on(libc::PTRACE_SINGLESTEP, libc::SIGTRAP)
+    }
+
+    fn go_on(&mut self, how: u32, stop: i32) -> Option<End> {
         let pid = self.0.0.expect("not ended");
         let mut signal = 0;
         loop {
             // SAFETY: the child is traced by this thread and stopped.
-            let failed = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, pid, 0, signal) } == -1;
-            assert!(!failed, "PTRACE_SYSCALL: {}", io::Error::last_os_error());
-            const AT_A_CALL: i32 = libc::SIGTRAP | 0x80;
+            let failed = unsafe { libc::ptrace(how, pid, 0, signal) } == -1;
+            assert!(!failed, "ptrace: {}", io::Error::last_os_error());
             match wait(pid) {
-                End::Stopped(AT_A_CALL) => return None,
+                End::Stopped(at) if at == stop => return None,
                 End::Stopped(other) => signal = other,
                 end => {
                     self.0.0 = None;
@@ -231,9 +273,159 @@ impl Traced {
         }
     }
 
+    /// The system call that it is about to make, with its arguments; `None` if it has just come back from one.
+    pub(crate) fn call(&self) -> Option<(u64, [u64; 6])> {
+        let pid = self.0.0.expect("not ended");
+        // SAFETY: the struct is plain numbers, for which zero is valid.
+        let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+        // SAFETY: the child is traced by this thread and stopped; the kernel writes no more than the size it is given. Which
+        // part of the union it has written is what `op` says.
+        unsafe {
+            let (size, to) = (size_of_val(&info), &raw mut info);
+            let written = check(libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size, to));
+            written.expect("a kernel that tells the arguments of system calls (Linux 5.3)");
+            if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                Some((info.u.entry.nr, info.u.entry.args))
+            } else {
+                None
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
     /// Kills it where it stands. Nothing more of it is executed; a call before which it stopped is not made.
     pub(crate) fn kill(self) -> End {
         self.0.kill()
+    }
+}
+
+/// A forked child that was killed, whose threads are held back before they let go of anything: their memory, and so the locks that
+/// the kernel knows of, their files, their number. To everybody else they look as in the middle of a slow core dump.
+pub(crate) struct Dying {
+    forked: Forked,
+    /// Its threads but the first.
+    others: Vec<Pid>,
+}
+
+impl Dying {
+    /// Kills `forked` so. An error if ptrace is not allowed.
+    pub(crate) fn new(forked: Forked) -> Result<Self, String> {
+        let pid = forked.0.expect("not ended");
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        let ids = tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap());
+        let others: Vec<Pid> = ids.filter(|&tid| tid != pid).collect();
+        for tid in others.iter().copied().chain([pid]) {
+            let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEEXIT;
+            // SAFETY: plain numbers; the memory of this process is not concerned.
+            if unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0, options) } == -1 {
+                return Err(format!("PTRACE_SEIZE: {}", io::Error::last_os_error()));
+            }
+        }
+        let dying = Self { forked, others };
+        kill(pid);
+        for tid in dying.others.iter().copied().chain([pid]) {
+            assert_eq!(wait(tid), End::Leaving, "thread {tid} of {pid}");
+        }
+        Ok(dying)
+    }
+
+    /// The first thread goes: it gives up its locks, as far as the kernel knows of them.
+    pub(crate) fn let_the_first_go(&self) {
+        let pid = self.forked.0.expect("not ended");
+        go_on(pid);
+        // Its entry stays until the others are gone.
+        await_state(pid.unsigned_abs(), 'Z');
+    }
+
+    /// All other threads go.
+    pub(crate) fn let_the_others_go(&mut self) {
+        for tid in std::mem::take(&mut self.others) {
+            go_on(tid);
+            assert_eq!(wait(tid), End::Killed(libc::SIGKILL));
+        }
+    }
+
+    /// Whoever is left goes, and the process is reaped.
+    pub(crate) fn end(mut self) -> End {
+        self.let_the_others_go();
+        let pid = self.forked.0.expect("not ended");
+        // SAFETY: as in `go_on`; it may have gone before.
+        unsafe { libc::ptrace(libc::PTRACE_CONT, pid, 0, 0) };
+        self.forked.0 = None;
+        wait(pid)
+    }
+}
+
+fn go_on(tid: Pid) {
+    // SAFETY: the thread is traced by this one and stopped; no memory is concerned.
+    let result = check(unsafe { libc::ptrace(libc::PTRACE_CONT, tid, 0, 0) });
+    result.unwrap_or_else(|error| panic!("PTRACE_CONT of {tid}: {error}"));
+}
+
+impl Drop for Dying {
+    /// A process ends after all its traced threads have been waited for.
+    fn drop(&mut self) {
+        if let Some(pid) = self.forked.0 {
+            kill(pid);
+            for &tid in &self.others {
+                while wait(tid) == End::Leaving {}
+            }
+        }
+    }
+}
+
+/// Keeps everybody from opening a file that lies in a directory, until this goes.
+pub(crate) struct Gate(File);
+
+impl Gate {
+    /// An error if the kernel does not offer that, or to root only.
+    pub(crate) fn at(directory: &Path) -> io::Result<Self> {
+        let flags = libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+        let path = CString::new(directory.as_os_str().as_bytes())?;
+        // SAFETY: plain numbers; the descriptor is new and nobody else's; the path ends in NUL.
+        unsafe {
+            let fd = check(libc::fanotify_init(flags, libc::O_RDONLY as u32).into())?;
+            let group = OwnedFd::from_raw_fd(fd as i32);
+            let mask = libc::FAN_OPEN_PERM | libc::FAN_EVENT_ON_CHILD;
+            let mark = libc::FAN_MARK_ADD;
+            let marked = libc::fanotify_mark(group.as_raw_fd(), mark, mask, libc::AT_FDCWD, path.as_ptr());
+            check(marked.into())?;
+            Ok(Self(File::from(group)))
+        }
+    }
+
+    /// Waits until somebody stands before a file, and keeps him there.
+    pub(crate) fn await_somebody(&mut self) -> Waiting<'_> {
+        let limit = Timespec { tv_sec: HANG.as_secs().cast_signed(), tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::new(&self.0.as_fd(), PollFlags::IN)], Some(&limit));
+        assert_eq!(ready, Ok(1), "nobody opened a file");
+        // One event, as the kernel writes it: the descriptor is ours, the process that asks stands behind it.
+        let mut event = [0; size_of::<libc::fanotify_event_metadata>()];
+        self.0.read_exact(&mut event).expect("an event");
+        let number = |at: usize| i32::from_ne_bytes(event[at..at + 4].try_into().unwrap());
+        let fd = number(offset_of!(libc::fanotify_event_metadata, fd));
+        // SAFETY: the kernel has just opened it for us.
+        let file = unsafe { OwnedFd::from_raw_fd(fd) };
+        Waiting { gate: self, file, pid: number(offset_of!(libc::fanotify_event_metadata, pid)) }
+    }
+}
+
+/// Somebody who wants to open a file.
+pub(crate) struct Waiting<'a> {
+    gate: &'a mut Gate,
+    file: OwnedFd,
+    pub(crate) pid: Pid,
+}
+
+impl Waiting<'_> {
+    /// Lets him.
+    pub(crate) fn let_in(self) {
+        let (fd, response) = (self.file.as_raw_fd(), libc::FAN_ALLOW);
+        let answer = [fd.to_ne_bytes(), response.to_ne_bytes()].concat();
+        self.gate.0.write_all(&answer).expect("an answer");
     }
 }
 

@@ -1,8 +1,9 @@
-//! The storm and the search for torn values, in small. In full: the programs `storm` and `torn` of this package.
+//! The storms, the search for torn values and the waking of sleepers, in small. In full: the programs `storm`, `tempest`, `torn`
+//! and `wake` of this package.
 
 use std::time::Duration;
 
-use crossproc_tests::{HANG, fresh_seed, storm, torn};
+use crossproc_tests::{HANG, fresh_seed, isolated, storm, tempest, torn, wake};
 
 #[test]
 fn a_storm_of_kills_breaks_no_promise() {
@@ -13,6 +14,29 @@ fn a_storm_of_kills_breaks_no_promise() {
     assert!(report.is_right(), "{report}");
     assert_eq!(report.robust.died.holding.max(40), report.robust.died.holding);
     assert!(report.robust.reports >= report.robust.died.holding);
+}
+
+#[test]
+fn a_tempest_over_all_objects_breaks_no_promise() {
+    isolated(|()| {
+        let seed = fresh_seed();
+        let report = tempest::run(&tempest::Config { kills: 400, at_least: Duration::ZERO, seed });
+        println!("{report}");
+        assert!(report.is_right(), "{report}");
+    });
+}
+
+/// Every kind of sleeper, with and without `futex_waitv`: that it is woken, and learns the right thing.
+#[test]
+fn every_sleeper_is_woken_by_a_death() {
+    isolated(|()| {
+        let seed = fresh_seed();
+        println!("seed {seed}");
+        for (waitv, rounds) in [(true, 4), (false, 2)] {
+            let times = wake::kill_to_wake(rounds, waitv, seed).unwrap_or_else(|failure| panic!("{failure}"));
+            assert!(times.len() >= 11 && times.iter().all(|t| t.woken.len() as u64 == rounds));
+        }
+    });
 }
 
 #[test]

@@ -4,10 +4,16 @@
 //! |---|---|
 //! | `lock.rs` | exclusion, time limits, poison, `RLock`, between processes |
 //! | `death.rs` | a dead holder's lock passes on, once, however it died; a living one's never |
+//! | `participants.rs` | who sleeps is woken by any death; the dead give their slots back |
 //! | `identity.rs` | nobody is taken for a dead holder because he has its number (needs PID namespaces or root) |
+//! | `holds.rs` | nobody is robbed or forgotten while a death takes its time, in another PID namespace, in thousands of locks, in a slot that somebody new has, or when the clock is set |
+//! | `semaphore.rs` | permits of the dead come back, once; a binary semaphore is handed from process to process |
+//! | `rwlock.rs` | many read or one writes; the dead hold up nobody, a writer's death is told |
+//! | `once.rs` | something is done once, whoever dies while doing it |
 //! | `sandbox.rs` | what is not allowed (`futex_waitv`) is made up for |
 //! | `fork.rs` | what a forked child may and may not do with what it inherited |
 //! | `value.rs`, `array.rs` | values are whole, arrays say when they may not be |
+//! | `event.rs`, `condvar.rs`, `barrier.rs` | nobody sleeps through a wake-up, whoever is killed; all parties pass or none |
 //! | `handles.rs` | every handle travels to a child and back |
 //! | `names.rs` | names: made once, gone with the last user, however that ended |
 //! | `every_call.rs` | a creator killed at each of its system calls stands in nobody's way |
@@ -16,14 +22,22 @@
 //! All that asks the kernel for unusual things is in `kernel.rs`.
 
 mod array;
+mod barrier;
+mod condvar;
 mod death;
+mod event;
 mod every_call;
 mod fork;
 mod handles;
+mod holds;
 mod identity;
 mod kernel;
 mod lock;
 mod long_runs;
 mod names;
+mod once;
+mod participants;
+mod rwlock;
 mod sandbox;
+mod semaphore;
 mod value;

@@ -1,4 +1,5 @@
-//! What tests with real processes share, and the two long runs: the [storm] and the search for [torn] values.
+//! What tests with real processes share, and the long runs: the [storm] over the lock, the [tempest] over all objects, the search
+//! for [torn] values, and how soon who sleeps is [woken](wake) by a death.
 //!
 //! Every child is a process of its own, started by `crossproc-process`; threads would share the memory that is to be kept apart
 //! here. Children are killed when their test ends, however it ends. No test asserts that something is fast: [`HANG`] is
@@ -9,7 +10,9 @@ mod board;
 mod children;
 mod random;
 pub mod storm;
+pub mod tempest;
 pub mod torn;
+pub mod wake;
 
 pub use board::Board;
 pub use children::{

@@ -19,8 +19,10 @@
 //! anything.
 //!
 //! Ordering: the sleeper's announcement and the waker's change are each followed by a full fence before the
-//! other side's word is read, so one of the two sees the other (store buffering is excluded). All accesses here are
-//! Relaxed: a sleeper that read a bumped `seq` has the waker's fence before it and its own behind it.
+//! other side's word is read, so one of the two sees the other (store buffering is excluded). For that the accesses could
+//! be Relaxed: a sleeper that read a bumped `seq` has the waker's fence before it and its own behind it. But a waker that woke
+//! nobody clears the flag, since whoever is counted there has read `seq` before it was bumped and will not sleep: hence
+//! counting is a Release, and the look at the count an Acquire.
 
 use crate::{AtomicU32, Deadline, Liveness, Ordering, Platform, fence, fence_after_rmw};
 
@@ -50,7 +52,7 @@ impl EventCount {
         while let Err(now) = self.waiters.compare_exchange(
             seen,
             seen.wrapping_add(2) | 1,
-            Ordering::Relaxed,
+            Ordering::Release, // mutant: equivalent, because loom lets no store overtake an earlier load
             Ordering::Relaxed,
         ) {
             seen = now;
@@ -87,45 +89,42 @@ impl EventCount {
     #[inline]
     pub fn notify_after_store(&self, platform: &impl Platform) {
         fence(Ordering::SeqCst);
-        self.notify(platform);
+        self.notify(platform, u32::MAX);
     }
 
     /// Wakes everybody who listens, after a change made by an atomic read-modify-write of this thread.
     #[inline]
     pub fn notify_after_rmw(&self, platform: &impl Platform) {
         fence_after_rmw();
-        self.notify(platform);
+        self.notify(platform, u32::MAX);
+    }
+
+    /// Wakes at most `count` of those who sleep, and everybody who listens and does not sleep yet.
+    pub fn notify_some(&self, platform: &impl Platform, count: u32) {
+        fence(Ordering::SeqCst);
+        self.notify(platform, count);
     }
 
     /// As [`notify_some`](Self::notify_some), after a change made by an atomic read-modify-write of this thread.
     #[inline]
     pub fn notify_some_after_rmw(&self, platform: &impl Platform, count: u32) {
         fence_after_rmw();
-        let seen = self.waiters.load(Ordering::Relaxed);
-        if seen & 1 != 0 {
-            self.wake(platform, seen, count);
-        }
-    }
-
-    /// Wakes at most `count` of those who sleep, and everybody who listens and does not sleep yet.
-    pub fn notify_some(&self, platform: &impl Platform, count: u32) {
-        fence(Ordering::SeqCst);
-        let seen = self.waiters.load(Ordering::Relaxed);
-        if seen & 1 != 0 {
-            self.wake(platform, seen, count);
-        }
+        self.notify(platform, count);
     }
 
     #[inline]
-    fn notify(&self, platform: &impl Platform) {
-        let seen = self.waiters.load(Ordering::Relaxed);
+    fn notify(&self, platform: &impl Platform, count: u32) {
+        let seen = self.waiters.load(Ordering::Acquire); // mutant: equivalent, because loom lets no store overtake an earlier load
         if seen & 1 != 0 {
-            self.wake(platform, seen, u32::MAX);
+            self.wake(platform, seen, count);
         }
     }
 
     #[cold]
     fn wake(&self, platform: &impl Platform, seen: u32, count: u32) {
+        if count == 0 {
+            return; // that none was woken would not mean that none sleeps
+        }
         self.seq.fetch_add(1, Ordering::Relaxed);
         if platform.wake(&self.seq, count) == 0 {
             // Nobody slept: drop the flag unless a new sleeper has announced itself. Losing the race is fine.

@@ -506,24 +506,18 @@ fn keep_spilled(address: usize) {
 #[cold]
 fn unhold_out_of_order(t: &Thread, address: usize) {
     let held = t.held.get();
-    let spilled = EXIT.try_with(|exit| {
-        let mut spilled = exit.spilled.borrow_mut();
-        let found = spilled.iter().rposition(|&a| a & !KEPT == address);
-        match found {
-            Some(at) => {
-                spilled.swap_remove(at);
-                (true, None)
-            }
-            // An inline place becomes free: the last spilled address moves into it.
-            None => (false, spilled.pop()),
-        }
+    let from_spilled = |take: &dyn Fn(&mut Vec<usize>) -> Option<usize>| {
+        EXIT.try_with(|exit| take(&mut exit.spilled.borrow_mut())).ok().flatten()
+    };
+    let found = from_spilled(&|spilled| {
+        let at = spilled.iter().rposition(|&a| a & !KEPT == address)?;
+        Some(spilled.swap_remove(at))
     });
-    let (found, refill) = spilled.unwrap_or((false, None));
-    if !found {
+    if found.is_none() {
         let inline = held.min(HELD_INLINE);
         let Some(at) = t.words.iter().take(inline).position(|w| w.get() & !KEPT == address) else { return };
-        let last = refill.unwrap_or_else(|| t.words[inline - 1].get());
-        t.words[at].set(last);
+        // An inline place becomes free: the last spilled address moves into it.
+        t.words[at].set(from_spilled(&Vec::pop).unwrap_or_else(|| t.words[inline - 1].get()));
     }
     t.held.set(held - 1);
 }

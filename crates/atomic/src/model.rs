@@ -257,9 +257,12 @@ impl Process {
         let token = &self.kernel.tokens[self.tid as usize];
         token.swap(OWNER_DIED | WAITERS, Ordering::AcqRel);
         self.wake(token, 1);
-        // Buried with the proof. Nobody is woken by that: the token has woken one, who wakes the rest.
+        // Buried with the proof, in one step: who sees the new number must also see the proof. Nobody is woken by that: the
+        // token has woken one, who wakes the rest.
+        let mut dead = self.kernel.dead.lock().expect("not poisoned");
         self.kernel.comings.0.fetch_add(1, Ordering::AcqRel);
-        self.kernel.dead.lock().expect("not poisoned")[self.tid as usize] = true;
+        dead[self.tid as usize] = true;
+        drop(dead);
         self.end_windows();
     }
 }

@@ -32,10 +32,13 @@ macro_rules! sentences {
 
 sentences!(
     crossproc::AccessError,
+    crossproc::BarrierError,
     crossproc::Error,
     crossproc::JoinError,
     crossproc::NotHeld,
     crossproc::ProcessError,
+    crossproc::SemaphoreError,
+    crossproc::WaitError,
     std::io::Error
 );
 

@@ -5,6 +5,7 @@
 //! To add one, write the file and put it into [`PROGRAMS`].
 
 mod children;
+mod nobody_waits;
 mod owner_dies;
 mod recorder;
 mod updates;
@@ -26,7 +27,8 @@ struct Program {
 }
 
 /// In the order of the tour.
-const PROGRAMS: &[Program] = &[workers::PROGRAM, updates::PROGRAM, owner_dies::PROGRAM];
+const PROGRAMS: &[Program] =
+    &[workers::PROGRAM, updates::PROGRAM, owner_dies::PROGRAM, nobody_waits::PROGRAM];
 
 /// The tour, for people. True if everything was right.
 pub fn show(screen: &mut Screen) -> bool {

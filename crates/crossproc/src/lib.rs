@@ -7,11 +7,12 @@
 //! 2. [What can be shared](#what-can-be-shared)
 //! 3. [Lost updates, and locks](#lost-updates-and-locks)
 //! 4. [A process dies with the lock](#a-process-dies-with-the-lock)
-//! 5. [Types of your own](#types-of-your-own)
-//! 6. [Segments and names](#segments-and-names)
-//! 7. [Processes](#processes)
-//! 8. [Errors](#errors)
-//! 9. [What it does not do](#what-it-does-not-do)
+//! 5. [Waiting for each other](#waiting-for-each-other)
+//! 6. [Types of your own](#types-of-your-own)
+//! 7. [Segments and names](#segments-and-names)
+//! 8. [Processes](#processes)
+//! 9. [Errors](#errors)
+//! 10. [What it does not do](#what-it-does-not-do)
 //!
 //! # Two processes, one number
 //!
@@ -46,6 +47,9 @@
 //! | [`Array<T>`] | a fixed number of elements behind one lock |
 //! | [`Mutex<T>`] | data behind a lock, changed in place |
 //! | [`Lock`], [`RLock`] | a lock that guards what you say it guards |
+//! | [`RwLock<T>`] | data that many read in place, or one changes |
+//! | [`Semaphore`], [`BoundedSemaphore`], [`BinarySemaphore`] | permits, which come back when their holder dies |
+//! | [`Event`], [`Condvar`], [`Barrier`], [`Once`] | [waiting for each other](#waiting-for-each-other) |
 //! | [`RawValue<T>`], [`RawArray<T>`] | the same without a lock: relaxed atomics and nothing else |
 //! | [`Segment`] | memory with a directory of any number of the above, by name |
 //!
@@ -138,6 +142,42 @@
 //! [`with_repair`](Mutex::with_repair) is the short form. Where the mark is not handled, `?` hands on an
 //! error that says what happened, and nobody hangs. A *panic* under a guard marks the data too
 //! ([`LockError::Poisoned`]).
+//!
+//! # Waiting for each other
+//!
+//! ```
+//! use crossproc::prelude::*;
+//!
+//! fn work((start, seats, all_there): (Event, Semaphore, Barrier)) {
+//!     start.wait().expect("somebody is left to set it");
+//!     let _seat = seats.acquire().expect("a permit"); // two work at a time
+//!     drop(_seat);
+//!     all_there.wait().expect("nobody died");
+//! }
+//!
+//! let (start, seats, all_there) = (Event::new()?, Semaphore::new(2)?, Barrier::new(3)?);
+//! let workers: Vec<_> = (0..3)
+//!     .map(|_| Process::spawn(work, (start.clone(), seats.clone(), all_there.clone())))
+//!     .collect::<Result<_, _>>()?;
+//! drop(all_there); // who has a handle to a barrier is taken for a party
+//! start.set()?;
+//! for worker in workers {
+//!     worker.join()?;
+//! }
+//! assert_eq!(seats.available(), 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Nobody waits for the dead. Whoever sleeps is woken when any process that is attached to the segment dies, and what
+//! the death means depends on what is waited for:
+//!
+//! | Waiting for | what a death means |
+//! |---|---|
+//! | [`Lock`], [`RLock`], [`Mutex`], [`RwLock`] | the holder died: the next one has it, and is told `OwnerDied` (readers of an `RwLock` that die change nothing) |
+//! | [`Semaphore`] and its kin | the permits of the dead are free again |
+//! | [`Barrier`] | a party died: all get [`BrokenBy::PartyDied`], until somebody resets it |
+//! | [`Once`] | the initialiser died: the next one initialises |
+//! | [`Event`], [`Condvar`], [`Value::wait_while`] | nothing while anybody is left; `PeerDied` when all others are gone |
 //!
 //! # Types of your own
 //!
@@ -306,15 +346,18 @@ pub mod process {
 pub mod segment {
     #[doc(inline)]
     pub use crossproc_segment::{
-        Error, ErrorKind, Granted, Numa, ObjectInfo, ObjectKind, Segment, SegmentOptions, Unlink, handover,
-        plain,
+        Error, ErrorKind, Granted, Numa, ObjectInfo, ObjectKind, Participant, Segment, SegmentOptions,
+        Unlink, handover, plain,
     };
 }
 
 #[doc(inline)]
 pub use crossproc_primitives::{
-    AccessError, Array, ArrayGuard, Guard, Lock, LockError, LockGuard, Mutex, MutexGuard, NotHeld, Number,
-    Objects, RLock, RLockGuard, RawArray, RawValue, Value, ValueGuard,
+    AccessError, Array, ArrayGuard, Barrier, BarrierError, BarrierTurn, BinarySemaphore, BoundedSemaphore,
+    BrokenBy, Condvar, CondvarError, CondvarGuard, Event, Guard, Lock, LockError, LockGuard, Mutex,
+    MutexGuard, NotHeld, NotifyError, Number, Objects, Once, OnceError, OnceState, Permit, RLock, RLockGuard,
+    RawArray, RawValue, ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphoreError,
+    Value, ValueGuard, Violation, WaitError,
 };
 
 #[doc(inline)]

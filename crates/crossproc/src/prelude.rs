@@ -5,5 +5,6 @@
 
 #[doc(no_inline)]
 pub use crate::{
-    Array, Guard, Lock, LockError, Mutex, Objects, Plain, Process, RLock, RawArray, RawValue, Segment, Value,
+    Array, Barrier, BinarySemaphore, BoundedSemaphore, Condvar, Event, Guard, Lock, LockError, Mutex,
+    Objects, Once, Plain, Process, RLock, RawArray, RawValue, RwLock, Segment, Semaphore, Value,
 };

@@ -8,6 +8,13 @@
 //! | [`RawArray<T>`] | a fixed number of elements without a lock |
 //! | [`Lock`], [`RLock`] | Python's `Lock` and `RLock`, robust |
 //! | [`Mutex<T>`] | a lock with data behind it |
+//! | [`RwLock<T>`] | the same for many readers or one writer |
+//! | [`Condvar`] | Python's `Condition`: wait with a lock until somebody notifies |
+//! | [`Event`] | Python's: a flag to wait for |
+//! | [`Barrier`] | Python's: all wait until all have come; broken when a party dies |
+//! | [`Semaphore`], [`BoundedSemaphore`] | Python's, with permits that come back when their holder dies |
+//! | [`BinarySemaphore`] | a lock without an owner: anybody may release it |
+//! | [`Once`] | something that is done in one of all processes |
 //!
 //! Each can be made alone, in a small anonymous segment of its own (`Value::new`), or by name in a segment that
 //! several objects share (`segment.value("name", ..)`, see [`Objects`]). All of them are handles: cheap to clone,
@@ -36,20 +43,35 @@
 
 mod access;
 mod array;
+mod audit;
+mod barrier;
 mod cells;
+mod condvar;
+mod event;
 mod handle;
 mod lock;
 mod mutex;
 mod number;
 mod objects;
+mod once;
 mod rlock;
+mod rwlock;
+mod semaphore;
 mod value;
 
 pub use access::AccessError;
 pub use array::{Array, ArrayGuard, RawArray};
+pub use audit::Violation;
+pub use barrier::{Barrier, BarrierError, BarrierTurn};
+pub use condvar::{Condvar, CondvarError, CondvarGuard, NotifyError};
+pub use crossproc_sync::BrokenBy;
+pub use event::{Event, WaitError};
 pub use lock::{Guard, Lock, LockError, LockGuard, NotHeld};
 pub use mutex::{Mutex, MutexGuard};
 pub use number::Number;
 pub use objects::Objects;
+pub use once::{Once, OnceError, OnceState};
 pub use rlock::{RLock, RLockGuard};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use semaphore::{BinarySemaphore, BoundedSemaphore, Permit, ReleaseError, Semaphore, SemaphoreError};
 pub use value::{RawValue, Value, ValueGuard};

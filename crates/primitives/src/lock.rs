@@ -169,7 +169,7 @@ impl Panic {
     }
 
     #[inline]
-    fn began(&self) -> bool {
+    pub(crate) fn began(&self) -> bool {
         !self.was_panicking && std::thread::panicking()
     }
 }
@@ -222,7 +222,7 @@ pub struct Lock {
 /// Holds a [`Lock`]; dropping it releases.
 #[must_use = "dropping the guard releases the lock"]
 pub struct LockGuard<'a> {
-    lock: &'a Lock,
+    pub(crate) lock: &'a Lock,
     panic: Panic,
     /// Robust words name a thread: `!Send`.
     not_send: PhantomData<*const ()>,

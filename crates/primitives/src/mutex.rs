@@ -38,14 +38,14 @@ const DATA: u64 = 64;
 /// let flag = crossproc_primitives::Mutex::new(true);
 /// ```
 pub struct Mutex<T: Plain + AnyBitPattern> {
-    lock: Lock,
+    pub(crate) lock: Lock,
     data: Placed<Payload<T>>,
 }
 
 /// Holds a [`Mutex`]; derefs to the data. Dropping it releases.
 #[must_use = "dropping the guard releases the lock"]
 pub struct MutexGuard<'a, T: Plain + AnyBitPattern> {
-    mutex: &'a Mutex<T>,
+    pub(crate) mutex: &'a Mutex<T>,
     panic: Panic,
     not_send: PhantomData<*const ()>,
 }

@@ -4,7 +4,10 @@ use bytemuck::AnyBitPattern;
 use crossproc_segment::plain::Plain;
 use crossproc_segment::{Error, Segment};
 
-use crate::{Array, Lock, Mutex, RLock, RawArray, RawValue, Value};
+use crate::{
+    Array, Barrier, BinarySemaphore, BoundedSemaphore, Condvar, Event, Lock, Mutex, Once, RLock, RawArray,
+    RawValue, RwLock, Semaphore, Value,
+};
 
 /// Finds an object of a segment by name, or makes it with the given first value.
 ///
@@ -41,12 +44,70 @@ pub trait Objects {
     /// As [`lock`](Self::lock).
     fn rlock(&self, name: &str) -> Result<RLock, Error>;
 
+    /// A [`Semaphore`] with so many permits at first.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), and [`InvalidLength`](crossproc_segment::ErrorKind::InvalidLength) for more than 2^20 - 1
+    /// permits.
+    fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, Error>;
+
+    /// A [`BoundedSemaphore`] with so many permits; one that is there already keeps its bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`semaphore`](Self::semaphore).
+    fn bounded_semaphore(&self, name: &str, permits: u32) -> Result<BoundedSemaphore, Error>;
+
+    /// A [`BinarySemaphore`].
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    fn binary_semaphore(&self, name: &str) -> Result<BinarySemaphore, Error>;
+
+    /// An [`Event`], not set at first.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    fn event(&self, name: &str) -> Result<Event, Error>;
+
+    /// A [`Condvar`].
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    fn condvar(&self, name: &str) -> Result<Condvar, Error>;
+
+    /// A [`Barrier`] for so many parties.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock); [`InvalidLength`](crossproc_segment::ErrorKind::InvalidLength) for 0 or more than 65535
+    /// parties; [`WrongType`](crossproc_segment::ErrorKind::WrongType) if it is there for another number.
+    fn barrier(&self, name: &str, parties: usize) -> Result<Barrier, Error>;
+
     /// A [`Mutex`].
     ///
     /// # Errors
     ///
     /// As [`lock`](Self::lock), and [`WrongType`](crossproc_segment::ErrorKind::WrongType).
     fn mutex<T: Plain + AnyBitPattern>(&self, name: &str, first: T) -> Result<Mutex<T>, Error>;
+
+    /// An [`RwLock`].
+    ///
+    /// # Errors
+    ///
+    /// As [`mutex`](Self::mutex).
+    fn rwlock<T: Plain + AnyBitPattern>(&self, name: &str, first: T) -> Result<RwLock<T>, Error>;
+
+    /// A [`Once`].
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock).
+    fn once(&self, name: &str) -> Result<Once, Error>;
 
     /// A [`Value`].
     ///
@@ -84,8 +145,32 @@ impl Objects for Segment {
     fn rlock(&self, name: &str) -> Result<RLock, Error> {
         RLock::named(self, name)
     }
+    fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, Error> {
+        Semaphore::named(self, name, permits)
+    }
+    fn bounded_semaphore(&self, name: &str, permits: u32) -> Result<BoundedSemaphore, Error> {
+        BoundedSemaphore::named(self, name, permits)
+    }
+    fn binary_semaphore(&self, name: &str) -> Result<BinarySemaphore, Error> {
+        BinarySemaphore::named(self, name)
+    }
+    fn event(&self, name: &str) -> Result<Event, Error> {
+        Event::named(self, name)
+    }
+    fn condvar(&self, name: &str) -> Result<Condvar, Error> {
+        Condvar::named(self, name)
+    }
+    fn barrier(&self, name: &str, parties: usize) -> Result<Barrier, Error> {
+        Barrier::named(self, name, parties)
+    }
     fn mutex<T: Plain + AnyBitPattern>(&self, name: &str, first: T) -> Result<Mutex<T>, Error> {
         Mutex::named(self, name, first)
+    }
+    fn rwlock<T: Plain + AnyBitPattern>(&self, name: &str, first: T) -> Result<RwLock<T>, Error> {
+        RwLock::named(self, name, first)
+    }
+    fn once(&self, name: &str) -> Result<Once, Error> {
+        Once::named(self, name)
     }
     fn value<T: Plain>(&self, name: &str, first: T) -> Result<Value<T>, Error> {
         Value::named(self, name, first)

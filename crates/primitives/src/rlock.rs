@@ -23,13 +23,13 @@ use crate::lock::{Guard, Lock, LockError, Panic, Wait, before, lock_spec, marked
 /// ```
 #[derive(Clone)]
 pub struct RLock {
-    lock: Lock,
+    pub(crate) lock: Lock,
 }
 
 /// Holds an [`RLock`] once; dropping it releases once.
 #[must_use = "dropping the guard releases the lock"]
 pub struct RLockGuard<'a> {
-    rlock: &'a RLock,
+    pub(crate) rlock: &'a RLock,
     panic: Panic,
     not_send: PhantomData<*const ()>,
 }

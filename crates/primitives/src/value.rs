@@ -275,7 +275,7 @@ impl<T: Plain> Value<T> {
     /// # Errors
     ///
     /// As [`get`](Self::get), and [`PeerDied`](AccessError::PeerDied) when all other processes that were attached
-    /// are gone.
+    /// are gone. (Other threads of this process do not count: who waits for one of them calls again.)
     pub fn wait_while(&self, condition: impl FnMut(&T) -> bool) -> Result<T, AccessError> {
         let value = self.wait_until(Wait::FOREVER, condition)?;
         Ok(value.unwrap_or_else(|| unreachable!("without a deadline there is no time-out")))
@@ -324,9 +324,11 @@ impl<T: Plain> Value<T> {
         }
         let live = self.require_live()?; // announcing a sleeper writes
         let changed = wait_for(live, &self.changed, wait, |effort| match self.get() {
-            Ok(value) if condition(&value) => {
-                (effort.is_full() && live.is_alone()).then_some(Err(AccessError::PeerDied))
-            }
+            // Nobody is left: then what they have left behind is looked at once more.
+            Ok(value) if condition(&value) => (effort.is_full() && live.is_alone()).then(|| {
+                let last = self.get()?;
+                if condition(&last) { Err(AccessError::PeerDied) } else { Ok(last) }
+            }),
             value => Some(value),
         });
         changed.ok().transpose()

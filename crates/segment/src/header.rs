@@ -21,13 +21,14 @@
 //!  120  claim            adopted memory only: the participant that is creating an object, or 0
 //!  128  touched          end of the highest range that the creation of an object has begun on
 //!  136  comings          bumped when a participant has come, left, or is buried: who sleeps among peers looks again
-//!  140  (unused)
+//!  140  arrivals         bumped when a participant has come
 //! ```
 //!
 //! Who may write what: everything up to `state` is written by the creator before the segment has a name or
 //! its descriptor has left the process. After READY only `boot` and `pid_namespace` of a file change, by the
 //! first who attaches after a reboot, under the lock of its directory; `touched` and `claim` change under the
-//! lock for creating objects (`directory.rs`), and `comings` at any time (`participant.rs`). Several processes may adopt one memory at once, so the
+//! lock for creating objects (`directory.rs`), and `comings` and `arrivals` at any time
+//! (`participant.rs`). Several processes may adopt one memory at once, so the
 //! creator's writes are "set it if it is 0": adopters who want the same write the same, and who wants
 //! something else is told.
 //!
@@ -70,7 +71,7 @@ shared_struct! {
         pub(crate) claim: AtomicU64,
         pub(crate) touched: AtomicU64,
         comings: AtomicU32,
-        unused_half: AtomicU32,
+        arrivals: AtomicU32,
         unused: [AtomicU64; 14],
     }
 }
@@ -78,8 +79,9 @@ shared_struct! {
 const _: () = assert!(offset_of!(Header, boot) == 72 && offset_of!(Header, state) == 112);
 const _: () = assert!(offset_of!(Header, claim) == 120 && offset_of!(Header, touched) == 128);
 
-/// Where that word stands in every segment.
+/// Where these words stand in every segment.
 pub(crate) const COMINGS_AT: u64 = offset_of!(Header, comings) as u64;
+pub(crate) const ARRIVALS_AT: u64 = offset_of!(Header, arrivals) as u64;
 
 /// As bytes in memory, so that it reads the same in either byte order.
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"crossprc");

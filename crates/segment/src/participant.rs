@@ -55,7 +55,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
-use crate::header::COMINGS_AT;
+use crate::header::{ARRIVALS_AT, COMINGS_AT};
 use crate::helper::{self, Helper, LifeLock, Token, helper};
 use crate::map::Mapping;
 use crate::place::{Placed, PlacedSlice, Span};
@@ -86,10 +86,11 @@ shared_struct! {
 pub struct Participants {
     slots: PlacedSlice<Slot>,
     comings: Placed<AtomicU32>,
+    arrivals: Placed<AtomicU32>,
     me: Owner,
     helper: &'static Helper,
     stamp: u64,
-    /// Whether others were there when this process came, and what `comings` was then.
+    /// Whether others were there when this process came, and what `arrivals` was then.
     company: bool,
     came_at: u32,
     /// `None` only while being dropped.
@@ -115,6 +116,7 @@ impl Participants {
     pub(crate) fn attach(mapping: &Arc<Mapping>, table: Span, clean_boot: bool) -> Result<Self, Error> {
         let slots = Mapping::place_slice::<Slot>(mapping, table)?;
         let comings = mapping.place::<AtomicU32>(COMINGS_AT)?;
+        let arrivals = mapping.place::<AtomicU32>(ARRIVALS_AT)?;
         let helper = helper()?;
         if clean_boot {
             for slot in slots.iter() {
@@ -143,10 +145,11 @@ impl Participants {
             + usize::from(index) * SLOT_BYTES
             + TOKEN_OFFSET;
         let token = helper.link(mapping, offset, &slot.token);
-        let came_at = comings.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        let came_at = arrivals.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        comings.fetch_add(1, Ordering::AcqRel);
         Linux.wake(&comings, u32::MAX);
         let (stamp, token) = (process_stamp(), Some(token));
-        let mut it = Self { slots, comings, me, helper, stamp, company: false, came_at, token };
+        let mut it = Self { slots, comings, arrivals, me, helper, stamp, company: false, came_at, token };
         let company = it.others().any(|slot| slot.claim.load(Ordering::Relaxed) != 0);
         it.company = company;
         Ok(it)
@@ -492,8 +495,9 @@ impl Liveness for Participants {
                 }
             }
             let changed = word.load(Ordering::Relaxed) != expected || self.comings() != comings;
-            let over = until.is_some_and(|until| Linux.now() >= until);
-            if over && !changed {
+            let after = Linux.now();
+            let over = until.is_some_and(|until| after >= until);
+            if !changed && (over || after >= now.saturating_add(BLIND_SLICE)) {
                 // Nobody has told us anything: perhaps the kernel has missed a death.
                 for slot in self.others() {
                     self.bury_if_dead(slot);
@@ -507,7 +511,10 @@ impl Liveness for Participants {
     }
 
     fn is_alone(&self) -> bool {
+        let others_came = self.company || self.arrivals.load(Ordering::Acquire) != self.came_at;
+        let comings = self.comings();
         let left = |slot: &Slot| slot.claim.load(Ordering::Acquire) == 0 || self.bury_if_dead(slot);
-        (self.company || self.comings() != self.came_at) && self.others().all(left)
+        // If somebody came or went meanwhile, it was not one moment at which nobody was there.
+        others_came && self.others().all(left) && self.comings() == comings
     }
 }

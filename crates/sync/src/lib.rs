@@ -14,8 +14,20 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
+mod barrier;
+mod condvar;
+mod flag;
 mod lock;
+mod once;
+mod rwlock;
+mod semaphore;
 mod wait;
 
+pub use barrier::{Barrier, BarrierFailure, BarrierWords, BrokenBy, Passed, TooManyHandles};
+pub use condvar::{CondvarWords, Waiter, Woken};
+pub use flag::{EventFailure, EventWords};
 pub use lock::{LockFailure, LockWords, Marks};
+pub use once::{OnceFailure, OnceWords, Previous};
+pub use rwlock::{ReaderCell, RwLockWords};
+pub use semaphore::{AcquireFailure, BinaryWords, OverRelease, PermitCell, SemaphoreWords};
 pub use wait::{Effort, Wait, WaitFailure, wait_for};

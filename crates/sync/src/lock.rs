@@ -72,9 +72,9 @@ const RECOVERING: u64 = 1 << 63;
 /// In `owner`: that participant is finding out whether the thread in the word is gone.
 const SUSPECTING: u64 = 1 << 62;
 /// In `state`: a holder died, and nobody has said since that the data is consistent.
-const INCONSISTENT: u32 = 1;
+pub(crate) const INCONSISTENT: u32 = 1;
 /// In `state`: a holder panicked, and nobody has said since that the data is consistent.
-const POISONED: u32 = 2;
+pub(crate) const POISONED: u32 = 2;
 
 /// Pauses between two looks at the word, at the most.
 const SPIN_GAP_MAX: u32 = 16;
@@ -94,7 +94,7 @@ shared_struct! {
 
 /// What the last holders left behind, told to each new one until [`LockWords::mark_consistent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marks(u32);
+pub struct Marks(pub(crate) u32);
 
 impl Marks {
     /// Nothing is known to be wrong.

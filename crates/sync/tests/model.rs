@@ -5,6 +5,19 @@
 #![cfg(crossproc_model)]
 #![allow(missing_docs)]
 
+#[path = "model/barrier.rs"]
+mod barrier;
+#[path = "model/condvar.rs"]
+mod condvar;
+#[path = "model/event_wait.rs"]
+mod event_wait;
+#[path = "model/once.rs"]
+mod once;
+#[path = "model/rwlock.rs"]
+mod rwlock;
+#[path = "model/semaphore.rs"]
+mod semaphore;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 

@@ -3,6 +3,7 @@
 //! Read first: `test.rs` (the steps of `cargo xtask test`), then `mutants.rs`.
 #![forbid(unsafe_code)]
 
+mod crash;
 mod fuzz;
 mod leftovers;
 mod model;
@@ -51,12 +52,22 @@ enum Command {
         #[arg(value_parser = text::parse_duration)]
         duration: Duration,
     },
+    /// Kill a process after each single instruction of each operation, and look at what the others find
+    Crash(crash::Options),
     /// Kill lock holders at random for a while, and account for every word
     Storm {
         /// For how long, like 30s or 5m
         #[arg(value_parser = text::parse_duration)]
         duration: Duration,
     },
+    /// Kill processes that use every object at once, for a while, and look for what is late, wrong or leaked
+    Tempest {
+        /// For how long, like 30s or 5m
+        #[arg(value_parser = text::parse_duration)]
+        duration: Duration,
+    },
+    /// How soon sleepers of each kind know of a death, and what waiting costs
+    Wake,
     /// Look for torn reads of a Value for a while, beside a twin that must tear
     Torn {
         /// For how long, like 30s or 5m
@@ -84,7 +95,10 @@ fn main() -> ExitCode {
         Command::Mutants(options) => mutants::run(&place, &options),
         Command::Model { filter } => model::run(&place, filter.as_deref()),
         Command::Fuzz { target, duration } => fuzz::run(&place, &target, duration),
+        Command::Crash(options) => crash::run(&place, &options),
         Command::Storm { duration } => tools::storm(&place, duration),
+        Command::Tempest { duration } => tools::tempest(&place, duration),
+        Command::Wake => tools::wake(&place),
         Command::Torn { duration } => tools::torn(&place, duration),
         Command::Miri { seeds } => tools::miri(&place, seeds),
         Command::Sanitize(options) => tools::sanitize(&place, &options),

@@ -16,10 +16,15 @@ use crate::sites::{self, Mutant};
 use crate::text::duration;
 
 /// Files whose orderings are mutated, each with the package whose models judge it.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 8] = [
     ("crates/atomic/src/event.rs", "crossproc-atomic"),
     ("crates/ring/src/latest.rs", "crossproc-ring"),
+    ("crates/sync/src/barrier.rs", "crossproc-sync"),
+    ("crates/sync/src/flag.rs", "crossproc-sync"),
     ("crates/sync/src/lock.rs", "crossproc-sync"),
+    ("crates/sync/src/once.rs", "crossproc-sync"),
+    ("crates/sync/src/rwlock.rs", "crossproc-sync"),
+    ("crates/sync/src/semaphore.rs", "crossproc-sync"),
 ];
 
 /// A mutant that keeps its models busy for this long counts as noticed (unless the models alone need

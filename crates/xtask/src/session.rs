@@ -83,6 +83,30 @@ impl<'a> Session<'a> {
         Ok(self.count(name, &outcome, parsed, note))
     }
 
+    /// A step that is a program with a report. `read` makes a note of its output; if it can not, the step has failed.
+    pub fn program(
+        &mut self,
+        name: &str,
+        command: Command,
+        limit: Duration,
+        read: impl FnOnce(&str) -> Result<String, String>,
+    ) -> Result<bool, String> {
+        let mut outcome = self.execute(name, command, limit)?;
+        let note = read(&outcome.output).unwrap_or_else(|why| {
+            if outcome.ok() {
+                outcome.end = End::Failure;
+            }
+            outcome.output.push_str(&format!("\n{why}\n"));
+            String::new()
+        });
+        self.close(name, outcome.ok(), outcome.time, &note, &outcome.output);
+        self.tally.add_check(outcome.ok());
+        if !note.is_empty() {
+            self.tally.notes.push((name.to_owned(), note));
+        }
+        Ok(outcome.ok())
+    }
+
     fn count(&mut self, name: &str, outcome: &Outcome, parsed: Parsed, mut note: String) -> bool {
         if !parsed.failures.is_empty() {
             note = format!("{note}; failed: {}", parsed.failures.join(", "));

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::crash;
 use crate::model::{self, Shim};
 use crate::mutants::{self, Selection};
 use crate::place::Place;
@@ -95,6 +96,8 @@ fn rest(place: &Place, session: &mut Session<'_>) -> Result<(), String> {
         command.args(["--", "--show-output"]);
         session.models(shim.title(), command, model::LIMIT)?;
     }
+
+    crash::step(place, session, LIMIT)?;
 
     let mut note = None;
     session.inside("mutants", || {

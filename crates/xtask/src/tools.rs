@@ -24,6 +24,16 @@ pub fn storm(place: &Place, duration: Duration) -> Result<bool, String> {
     soak(place, "storm", &[&seconds(duration)])
 }
 
+/// `cargo xtask tempest`
+pub fn tempest(place: &Place, duration: Duration) -> Result<bool, String> {
+    soak(place, "tempest", &[&seconds(duration), "--kills", "0"])
+}
+
+/// `cargo xtask wake`
+pub fn wake(place: &Place) -> Result<bool, String> {
+    soak(place, "wake", &[])
+}
+
 /// `cargo xtask torn`
 pub fn torn(place: &Place, duration: Duration) -> Result<bool, String> {
     // Never enough reads, so that the time alone ends it.

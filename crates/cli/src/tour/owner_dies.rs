@@ -124,7 +124,7 @@ fn own_next(shared: Shared) -> Result<Taken, Failure> {
 }
 
 /// Sleeps until it is killed, or the tour itself was.
-fn until_parent_ends() {
+pub fn until_parent_ends() {
     if let Some(parent) = parent() {
         // A failing poll only means that the transfer goes on.
         let _ = poll(&mut [PollFd::new(parent, PollFlags::IN)], None);
@@ -132,7 +132,7 @@ fn until_parent_ends() {
 }
 
 /// Comes back when the process sleeps in the kernel.
-fn until_asleep<R>(child: &Child<R>) -> Result<(), Failure> {
+pub fn until_asleep<R>(child: &Child<R>) -> Result<(), Failure> {
     let since = Instant::now();
     let mut seen_asleep = 0;
     while seen_asleep < 3 {
@@ -149,7 +149,7 @@ fn until_asleep<R>(child: &Child<R>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }

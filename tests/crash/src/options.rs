@@ -1,0 +1,36 @@
+//! What a run is asked for.
+
+/// Options that all modes know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A short run: real kills in the middle of states only, fewer double crashes.
+    pub quick: bool,
+    /// Operations longer than this are killed at system calls and where states change, not at every instruction.
+    pub longest: u64,
+    /// Steps of real kills, and of double crashes, per operation of a quick run.
+    pub steps: u64,
+    /// For modes with a list of cases of their own: those whose name contains this; all.
+    pub only: String,
+    /// Of these, each N-th from the I-th: `(I, N)`.
+    pub share: (usize, usize),
+    /// From which random samples are drawn.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { quick: false, longest: 1500, steps: 4000, only: "all".to_owned(), share: (0, 1), seed: 1 }
+    }
+}
+
+impl Options {
+    /// The part of a mode's own cases that this process is to try, with their numbers.
+    pub fn share_of<'a, C>(
+        &self,
+        cases: &'a [C],
+        name: fn(&C) -> &str,
+    ) -> impl Iterator<Item = (usize, &'a C)> {
+        let asked = cases.iter().filter(move |case| self.only == "all" || name(case).contains(&self.only));
+        asked.enumerate().filter(move |(at, _)| at % self.share.1 == self.share.0)
+    }
+}

@@ -1,0 +1,184 @@
+//! Every public operation of the library that changes shared memory is in the table.
+#![forbid(unsafe_code)]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crossproc_crash::{operations, toys};
+
+/// Public functions that change nothing in shared memory: they look, or convert what is private.
+const LOOK_ONLY: &[&str] = &[
+    "Array::len",
+    "Barrier::audit",
+    "Barrier::is_broken",
+    "Barrier::parties",
+    "Barrier::waiting",
+    "BinarySemaphore::audit",
+    "BinarySemaphore::holder",
+    "BinarySemaphore::is_taken",
+    "BoundedSemaphore::bound",
+    "Condvar::audit",
+    "CondvarError::into_guard",
+    "Event::audit",
+    "Event::is_set",
+    "Lock::holder",
+    "Lock::is_locked",
+    "Lock::is_mine",
+    "LockError::into_guard",
+    "LockError::repair",
+    "Mutex::holder",
+    "Mutex::is_locked",
+    "Once::audit",
+    "Once::is_completed",
+    "OnceState::previous_died",
+    "OnceState::previous_panicked",
+    "RLock::is_locked",
+    "RLock::is_mine",
+    "RawArray::get",
+    "RawArray::iter",
+    "RawArray::len",
+    "RawArray::to_vec",
+    "RawValue::get",
+    "RwLock::audit",
+    "RwLock::readers",
+    "RwLock::writer",
+    "Semaphore::audit",
+    "BoundedSemaphore::audit",
+    "Value::get",
+    "ValueGuard::get",
+];
+
+/// Reading the state of permits brings those of the dead back, as the next acquire does: the survivors of all operations on
+/// semaphores begin with it.
+const IN_EVERY_CHECK: &[&str] = &[
+    "BoundedSemaphore::available",
+    "BoundedSemaphore::held",
+    "Semaphore::available",
+    "Semaphore::held",
+];
+
+/// Constructors make an anonymous segment with one object in it: `Segment::anonymous` and `Objects::value`.
+const CONSTRUCTORS: [&str; 2] = ["new", "from_slice"];
+
+/// Types whose functions a macro writes, and that macro.
+const BY_MACRO: [(&str, &[&str]); 1] = [("counting", &["Semaphore", "BoundedSemaphore"])];
+
+/// `Type::function` for each `pub fn` in an `impl` block at the left margin, or in one inside of a macro.
+fn public_functions(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let (mut types, mut macro_types): (Vec<String>, Option<&[&str]>) = (Vec::new(), None);
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("macro_rules! ") {
+            let name = name.split_whitespace().next().unwrap_or_default();
+            macro_types = BY_MACRO.iter().find(|(known, _)| *known == name).map(|(_, types)| *types);
+        } else if line == "}" {
+            (types, macro_types) = (Vec::new(), None);
+        }
+        let code = line.trim_start();
+        if let Some(rest) = code.strip_prefix("impl") {
+            let named = type_of(rest);
+            types = match (named.as_str(), macro_types) {
+                ("$name", Some(those)) => those.iter().map(|name| (*name).to_owned()).collect(),
+                _ => vec![named],
+            };
+        }
+        if let Some(rest) = code.strip_prefix("pub fn ") {
+            let function = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+            found.extend(types.iter().map(|name| format!("{name}::{function}")));
+        }
+    }
+    found
+}
+
+/// The type that an `impl` is for, without its parameters: what follows `for`, or the generic parameters.
+fn type_of(rest: &str) -> String {
+    let mut depth = 0_i32;
+    let mut flat = String::new();
+    for c in rest.chars() {
+        match c {
+            '<' => depth += 1,
+            '>' => depth -= 1,
+            c if depth == 0 => flat.push(c),
+            _ => {}
+        }
+    }
+    let of = flat.rsplit(" for ").next().unwrap_or_default();
+    of.trim().split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn every_public_operation_is_in_the_table() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/primitives/src");
+    let mut functions = BTreeSet::new();
+    for entry in fs::read_dir(folder).expect("the library's sources").map(Result::unwrap) {
+        let text = fs::read_to_string(entry.path()).expect("a source file");
+        functions.extend(public_functions(&text));
+    }
+    assert!(functions.len() > 100, "only {} public functions were found", functions.len());
+
+    let table = operations::all();
+    let covered: BTreeSet<&str> = table
+        .iter()
+        .flat_map(|operation| std::iter::once(operation.name).chain(operation.covers.iter().copied()))
+        .collect();
+    let is_constructor = |name: &str| CONSTRUCTORS.iter().any(|last| name.ends_with(&format!("::{last}")));
+    let others: BTreeSet<&str> = LOOK_ONLY.iter().chain(IN_EVERY_CHECK).copied().collect();
+    let missing: Vec<_> = functions
+        .iter()
+        .filter(|name| !covered.contains(name.as_str()) && !others.contains(name.as_str()))
+        .filter(|name| !is_constructor(name) && !name.ends_with("::segment"))
+        .collect();
+    assert!(missing.is_empty(), "not in the table of operations, and not known to change nothing: {missing:#?}");
+
+    let gone: Vec<_> = others.iter().filter(|name| !functions.contains(**name)).collect();
+    assert!(gone.is_empty(), "there are no such functions any more: {gone:#?}");
+    let both: Vec<_> = others.intersection(&covered).collect();
+    assert!(both.is_empty(), "in the table, so they change something: {both:#?}");
+}
+
+#[test]
+fn no_title_is_there_twice() {
+    let table = operations::all().into_iter().chain(toys::all());
+    let mut titles = BTreeSet::new();
+    for operation in table {
+        assert!(titles.insert(operation.title()), "{} is there twice", operation.title());
+    }
+}
+
+#[test]
+fn functions_are_found_in_sources() {
+    let text = "
+impl<T: Plain> Value<T> {
+    pub fn set(&self) {}
+    pub(crate) fn hidden(&self) {}
+}
+impl<G: Guard> LockError<G> {
+    pub fn repair(self, f: impl FnOnce(&mut G)) -> Result<G, Self> {}
+}
+impl<'a, T: Plain + AnyBitPattern> RwLockWriteGuard<'a, T> {
+    pub fn downgrade(self) {}
+}
+macro_rules! counting {
+    ($name:ident) => {
+        impl $name {
+            pub fn release(&self) {}
+        }
+    };
+}
+impl BoundedSemaphore {
+    pub fn bound(&self) {}
+}
+";
+    let found = public_functions(text);
+    let should = [
+        "Value::set",
+        "LockError::repair",
+        "RwLockWriteGuard::downgrade",
+        "Semaphore::release",
+        "BoundedSemaphore::release",
+        "BoundedSemaphore::bound",
+    ];
+    assert_eq!(found, should);
+}

@@ -37,6 +37,7 @@ fn many_read_or_one_writes() -> Outcome {
             assert_eq!(lock.try_write().err(), Some(LockError::WouldBlock));
             let started = Instant::now();
             assert_eq!(lock.write_timeout(SHORT).err(), Some(LockError::TimedOut));
+            assert_eq!((lock.writer(), lock.audit()), (None, Ok(())), "it has taken back all that it said");
             assert!(started.elapsed() >= SHORT, "gave up early");
             assert_eq!(
                 lock.write_deadline(started).err(),

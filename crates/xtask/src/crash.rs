@@ -109,14 +109,16 @@ fn add(sum: &mut Totals, totals: Totals) {
     for (name, number) in totals {
         // The same operations, and the same planted bugs, each time.
         let own = sum.entry(name.clone()).or_default();
-        *own = if ["operations", "planted"].contains(&name.as_str()) { number.max(*own) } else { *own + number };
+        *own =
+            if ["operations", "planted"].contains(&name.as_str()) { number.max(*own) } else { *own + number };
     }
 }
 
 fn summary(totals: &Totals) -> String {
     let get = |name: &str| totals.get(name).copied().unwrap_or(0);
     let figures: Vec<_> = FIGURES.iter().map(|name| format!("{} {name}", count(get(name)))).collect();
-    let bad: Vec<_> = BAD.iter().filter(|name| get(name) > 0).map(|name| format!("{} {name}", get(name))).collect();
+    let bad: Vec<_> =
+        BAD.iter().filter(|name| get(name) > 0).map(|name| format!("{} {name}", get(name))).collect();
     let bad = if bad.is_empty() { "nothing bad".to_owned() } else { format!("BAD: {}", bad.join(", ")) };
     format!("{}; {bad}; {} found", figures.join(", "), many(get("planted"), "planted bug"))
 }

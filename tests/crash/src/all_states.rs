@@ -12,6 +12,9 @@ pub const MODES: [&str; 3] = [kills::MODE, images::MODE, double::MODE];
 /// What the mode of this name would report, for each of `modes`.
 pub fn run(options: &Options, operations: &[Operation], modes: &[&str]) -> Vec<Report> {
     let mut reports: Vec<Report> = modes.iter().map(|mode| Report::new(mode)).collect();
+    if reports.is_empty() {
+        return reports;
+    }
     for operation in operations {
         let mut prepared = Prepared::new(options, operation);
         for report in &mut reports {

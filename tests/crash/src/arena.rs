@@ -105,7 +105,7 @@ impl Arena {
         &self.segment
     }
 
-    fn ready(&self, place: usize, role: Role) -> Play {
+    fn ready(&self, place: usize, role: impl FnOnce(&Segment) -> Play) -> Play {
         let play = role(&self.segment.attach_again().expect("a free place in the segment"));
         self.board.set(place * WORDS + READY, 1);
         play
@@ -120,7 +120,7 @@ impl Arena {
     }
 
     /// A process that is stepped, at the first instruction of its play.
-    pub(crate) fn victim(&self, place: usize, role: Role) -> Victim {
+    pub(crate) fn victim(&self, place: usize, role: impl FnOnce(&Segment) -> Play) -> Victim {
         Victim::start(|| {
             let play = self.ready(place, role);
             let told = marked(play);

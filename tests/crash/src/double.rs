@@ -46,8 +46,7 @@ pub(crate) fn one(options: &Options, operation: &Operation, prepared: &mut Prepa
         steps += second.instructions;
         for next in &second.states {
             memory.restore(&next.image);
-            let after =
-                After { begun: state.at > 0, returned: state.returned, second: Some(next.returned) };
+            let after = After { begun: state.at > 0, returned: state.returned, second: Some(next.returned) };
             judge(&mut row, &**stage, after, || {
                 format!("state after {}, its recovery killed after {}", state.at, next.at)
             });

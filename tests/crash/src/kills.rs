@@ -64,7 +64,9 @@ pub(crate) fn one(options: &Options, operation: &Operation, prepared: &mut Prepa
     }
     if wrong > 0 {
         let title = operation.title();
-        report.faults.push(format!("{title}: {wrong} times the kernel left other bytes behind than were foretold"));
+        report
+            .faults
+            .push(format!("{title}: {wrong} times the kernel left other bytes behind than were foretold"));
     }
     report.rows.push(row);
 }

@@ -196,7 +196,10 @@ impl Report {
         let mut totals: BTreeMap<&str, u64> =
             self.columns().iter().map(|name| (*name, self.sum(name))).collect();
         totals.insert("operations", self.rows.iter().filter(|row| !row.planted).count() as u64);
-        totals.insert("planted", self.rows.iter().filter(|row| row.planted && row.bad_count() > 0).count() as u64);
+        totals.insert(
+            "planted",
+            self.rows.iter().filter(|row| row.planted && row.bad_count() > 0).count() as u64,
+        );
         totals.extend(Verdict::ALL.map(|verdict| (verdict.name(), self.verdicts(verdict))));
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
         let whole = Whole {

@@ -195,6 +195,11 @@ pub trait Stage {
     }
 }
 
+/// As [`done`], and a guard in it is never dropped.
+pub fn held<T>(it: T) {
+    std::mem::forget(it);
+}
+
 /// A participant that lives on beside the victim and does nothing, and in whose place a survivor can be put: one that was there
 /// before the death, and has to find out about it.
 #[derive(Clone, Copy, Debug)]
@@ -208,7 +213,9 @@ pub struct Seat<'a> {
 /// Where the slot of this process is in an image of a segment: it begins with the process's life, which is repeated.
 #[must_use]
 pub fn slot_of(image: &[u8], pid: u32) -> Option<Range<usize>> {
-    let word = |at: usize| image.get(at..at + 8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap_or_default()));
+    let word = |at: usize| {
+        image.get(at..at + 8).map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap_or_default()))
+    };
     let starts = (0..image.len()).step_by(8);
     let mut found = starts.filter(|&at| word(at).is_some_and(|life| life >> 40 == u64::from(pid)));
     found.find(|&at| word(at + 40) == word(at)).map(|at| at..at + SLOT_BYTES)
@@ -272,7 +279,12 @@ pub fn survive(stage: &dyn Stage, after: After) -> Verdict {
     crate::step::with_deadline(DEADLINE, || verdict(stage.check(after)))
 }
 
-type Part<S> = Box<dyn Fn(&S)>;
+/// What a process does with objects.
+pub type Part<S> = Box<dyn Fn(&S)>;
+/// What a survivor looks at.
+pub type Check<S> = Box<dyn Fn(&S, After) -> Found>;
+/// One of several ways to call the same thing: its name, the victim's part, and whether a short run leaves it out.
+pub type Call<S> = (&'static str, fn(&S), bool);
 
 /// Objects in an anonymous segment: what most operations are about.
 pub struct OnObjects<S> {
@@ -282,7 +294,7 @@ pub struct OnObjects<S> {
     living: Vec<Part<S>>,
     victim: Part<S>,
     recover: Option<Part<S>>,
-    check: Box<dyn Fn(&S, After) -> Found>,
+    check: Check<S>,
 }
 
 impl<S> std::fmt::Debug for OnObjects<S> {

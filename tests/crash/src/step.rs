@@ -279,29 +279,26 @@ pub fn pin() {
     if !PINNED.get() {
         // SAFETY: asks for a number.
         let here = unsafe { libc::sched_getcpu() };
-        pin_to(|cpu| i32::try_from(cpu) == Ok(here));
+        pin_to(|cpu, _, _| i32::try_from(cpu) == Ok(here));
     }
 }
 
-/// As [`pin`], to the n-th of the CPUs that this thread may use: for several processes that do not want to share one.
+/// As [`pin`], to the n-th of the CPUs that this thread may use, counted round: for several processes, which share them then.
 pub fn pin_to_nth(n: usize) {
-    let mut left = n;
-    pin_to(|_| {
-        let it = left == 0;
-        left = left.wrapping_sub(1);
-        it
-    });
+    pin_to(|_, at, of| at == n % of);
 }
 
-fn pin_to(mut is_it: impl FnMut(usize) -> bool) {
+/// `is_it` is told a CPU, its place among those that this thread may use, and how many these are.
+fn pin_to(is_it: impl Fn(usize, usize, usize) -> bool) {
     PINNED.set(true);
     // SAFETY: the sets are plain data that the calls read and write. If it can not be had, all is merely slower.
     unsafe {
         let mut allowed: libc::cpu_set_t = std::mem::zeroed();
         libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed);
-        let cpus = 8 * size_of_val(&allowed);
-        let chosen = (0..cpus).filter(|&cpu| libc::CPU_ISSET(cpu, &allowed)).find(|&cpu| is_it(cpu));
-        if let Some(cpu) = chosen {
+        let cpus: Vec<usize> =
+            (0..8 * size_of_val(&allowed)).filter(|&cpu| libc::CPU_ISSET(cpu, &allowed)).collect();
+        let chosen = cpus.iter().enumerate().find(|&(at, &cpu)| is_it(cpu, at, cpus.len()));
+        if let Some((_, &cpu)) = chosen {
             let mut set: libc::cpu_set_t = std::mem::zeroed();
             libc::CPU_SET(cpu, &mut set);
             libc::sched_setaffinity(0, size_of_val(&set), &raw const set);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crossproc_atomic::{AtomicU64, Ordering};
 use crossproc_crash::pass::{foretell, step_through};
 use crossproc_crash::step::{
-    Bystander, Ending, Memory, Point, Step, Verdict, Victim, die_by_trap, explain, marked, ptrace_allowed, why,
-    with_deadline,
+    Bystander, Ending, Memory, Point, Step, Verdict, Victim, die_by_trap, explain, marked, ptrace_allowed,
+    why, with_deadline,
 };
 use crossproc_primitives::Objects;
 use crossproc_segment::{PlacedSlice, Segment, Span};
@@ -58,11 +58,15 @@ fn steps_are_counted() {
     if !ptrace("steps_are_counted") {
         return;
     }
-    let rounds = |n: u64| steps_to_end(move || marked(|| {
-        for round in 0..black_box(n) {
-            black_box(round);
-        }
-    }));
+    let rounds = |n: u64| {
+        steps_to_end(move || {
+            marked(|| {
+                for round in 0..black_box(n) {
+                    black_box(round);
+                }
+            })
+        })
+    };
     let (few, many) = (rounds(10), rounds(110));
     assert_eq!(few, rounds(10), "the same each time");
     assert!(few > 10 && (many - few) % 100 == 0 && many > few, "{few} and {many}: each round is as long");

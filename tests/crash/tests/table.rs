@@ -52,12 +52,8 @@ const LOOK_ONLY: &[&str] = &[
 
 /// Reading the state of permits brings those of the dead back, as the next acquire does: the survivors of all operations on
 /// semaphores begin with it.
-const IN_EVERY_CHECK: &[&str] = &[
-    "BoundedSemaphore::available",
-    "BoundedSemaphore::held",
-    "Semaphore::available",
-    "Semaphore::held",
-];
+const IN_EVERY_CHECK: &[&str] =
+    &["BoundedSemaphore::available", "BoundedSemaphore::held", "Semaphore::available", "Semaphore::held"];
 
 /// Constructors make an anonymous segment with one object in it: `Segment::anonymous` and `Objects::value`.
 const CONSTRUCTORS: [&str; 2] = ["new", "from_slice"];
@@ -130,7 +126,10 @@ fn every_public_operation_is_in_the_table() {
         .filter(|name| !covered.contains(name.as_str()) && !others.contains(name.as_str()))
         .filter(|name| !is_constructor(name) && !name.ends_with("::segment"))
         .collect();
-    assert!(missing.is_empty(), "not in the table of operations, and not known to change nothing: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "not in the table of operations, and not known to change nothing: {missing:#?}"
+    );
 
     let gone: Vec<_> = others.iter().filter(|name| !functions.contains(**name)).collect();
     assert!(gone.is_empty(), "there are no such functions any more: {gone:#?}");

@@ -183,6 +183,19 @@ fn a_writer_waits_for_all_readers_and_all_readers_for_it() {
 }
 
 #[test]
+fn a_reader_that_had_to_queue_is_counted_before_the_next_writer_comes() {
+    let seen = explore("rwlock_queue", 50, 3, |outcome| {
+        let (kernel, guarded) = (Kernel::new(), Guarded::new());
+        let reader = beside(&kernel, &guarded, 1, |process, guarded| guarded.look(process).1);
+        let me = Process::new(&kernel, 2);
+        guarded.add_one(&me);
+        guarded.add_one(&me);
+        outcome.push(reader.join().expect("ends well"));
+    });
+    assert_eq!(seen.len(), 3, "before, between and after the writers: {seen:?}");
+}
+
+#[test]
 fn what_a_writer_leaves_reaches_a_reader_that_meets_no_writer() {
     // The reader may read what a second writer, who gave up, has put back into the words.
     let seen = explore("rwlock_given_up", 50, 1, |outcome| {

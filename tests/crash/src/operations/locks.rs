@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crossproc_primitives::{Guard, Lock, LockError, Mutex, Objects, RLock};
 use crossproc_segment::Segment;
 
-use crate::scene::{After, Found, Operation, PATIENCE, corrupt, done, duplicated, expect, lost, on, wedged};
+use crate::scene::{
+    After, Found, Operation, PATIENCE, corrupt, done, duplicated, expect, held, lost, on, wedged,
+};
 use crate::step::marked;
 
 /// Short enough to be waited for often.
@@ -107,7 +109,7 @@ macro_rules! family {
         $(
             $table.push(
                 on($find)
-                    .victim(|$l| forget(marked(|| $call)))
+                    .victim(|$l| held(marked(|| $call)))
                     .recover(|l| forget(marked(|| l.lock_timeout(PATIENCE))))
                     .check(|l, after| usable!(l, taken(after)))
                     .named(concat!($name, "::", $method), "free")
@@ -116,7 +118,7 @@ macro_rules! family {
             $table.push(
                 on($find)
                     .dead(|l| forget(l.lock()))
-                    .victim(|$l| forget(marked(|| $call)))
+                    .victim(|$l| held(marked(|| $call)))
                     .recover(|l| forget(marked(|| l.try_lock())))
                     .check(|l, after| usable!(l, always(after)))
                     .named(concat!($name, "::", $method), "its holder is dead")

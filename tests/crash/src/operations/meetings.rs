@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossproc_atomic::{AtomicU32, Ordering};
 use crossproc_primitives::{
-    Barrier, BarrierError, BrokenBy, Condvar, CondvarError, Event, Guard, LockError, Mutex, Objects, Once, OnceError,
-    RawValue, WaitError,
+    Barrier, BarrierError, BrokenBy, Condvar, CondvarError, Event, Guard, LockError, Mutex, Objects, Once,
+    OnceError, RawValue, WaitError,
 };
 use crossproc_segment::Segment;
 
-use crate::scene::{After, Bad, Found, Operation, PATIENCE, corrupt, done, expect, lost, on, wedged};
+use crate::scene::{After, Bad, Call, Found, Operation, PATIENCE, corrupt, done, expect, lost, on, wedged};
 use crate::step::marked;
 
 const SHORT: Duration = Duration::from_millis(5);
@@ -85,7 +85,11 @@ fn events(table: &mut Vec<Operation>) {
             usable(e)
         });
         let parts = if set { parts.dead(|e| e.set().expect("it is attached")) } else { parts };
-        table.push(if sleeps { parts } else { parts.recover(victim) }.named(name, state).minor(is_minor(name, sleeps)));
+        table.push(
+            if sleeps { parts } else { parts.recover(victim) }
+                .named(name, state)
+                .minor(is_minor(name, sleeps)),
+        );
     };
     wait("Event::wait", "set", true, false, |e| done(marked(|| e.wait())));
     wait("Event::wait", "asleep", false, true, |e| done(marked(|| e.wait())));
@@ -157,7 +161,7 @@ fn condvars(table: &mut Vec<Operation>) {
             on(find)
                 .victim(victim)
                 .recover(|(mutex, condvar)| {
-                    if let Some(guard) = mutex.lock().or_else(|e| e.into_guard().ok_or(())).ok() {
+                    if let Ok(guard) = mutex.lock().or_else(|e| e.into_guard().ok_or(())) {
                         done(marked(|| condvar.notify_all(&guard)));
                         forget(guard);
                     }
@@ -186,13 +190,17 @@ fn condvars(table: &mut Vec<Operation>) {
         (!after.begun || after.returned).then_some(true)
     }
     fn wait_a_little((mutex, condvar): &Waiting) {
-        if let Some(guard) = mutex.lock().or_else(|e| e.into_guard().ok_or(())).ok() {
+        if let Ok(guard) = mutex.lock().or_else(|e| e.into_guard().ok_or(())) {
             forget(marked(|| condvar.wait_timeout(guard, SHORT)));
         }
     }
     let mut wait = |name, state, sleeps: bool, victim: fn(&Waiting)| {
         let parts = on(find).victim(victim).check(|s, after| usable(s, holder(after)));
-        table.push(if sleeps { parts } else { parts.recover(wait_a_little) }.named(name, state).minor(is_minor(name, sleeps)));
+        table.push(
+            if sleeps { parts } else { parts.recover(wait_a_little) }
+                .named(name, state)
+                .minor(is_minor(name, sleeps)),
+        );
     };
     wait("Condvar::wait_timeout", "times out", false, wait_a_little);
     wait("Condvar::wait_deadline", "times out", false, |(mutex, condvar)| {
@@ -235,9 +243,7 @@ fn barriers(table: &mut Vec<Operation>) {
                 both.map(|turn| turn.join().expect("waiting does not panic"))
             });
             let lasts = turns.iter().filter(|turn| turn.is_ok_and(|turn| turn.is_last)).count();
-            if turns.iter().any(|turn| {
-                matches!(turn, Err(BarrierError::Broken(BrokenBy::Timeout)))
-            }) {
+            if turns.iter().any(|turn| matches!(turn, Err(BarrierError::Broken(BrokenBy::Timeout)))) {
                 return wedged(format!("two come, and are not let through: {turns:?}"));
             }
             expect(turns.iter().all(Result::is_ok) && lasts == 1, || format!("{turns:?}"))?;
@@ -263,7 +269,11 @@ fn barriers(table: &mut Vec<Operation>) {
     let reset = |b: &Barrier| done(marked(|| b.reset()));
     let mut push = |name, state, sleeps: bool, victim: fn(&Barrier)| {
         let parts = on(find).victim(victim).check(|b, _| broken(b));
-        table.push(if sleeps { parts } else { parts.recover(reset) }.named(name, state).minor(is_minor(name, sleeps)));
+        table.push(
+            if sleeps { parts } else { parts.recover(reset) }
+                .named(name, state)
+                .minor(is_minor(name, sleeps)),
+        );
     };
     push("Barrier::wait", "asleep", true, |b| done(marked(|| b.wait())));
     push("Barrier::wait_then", "asleep", true, |b| done(marked(|| b.wait_then(|| ()))));
@@ -427,7 +437,7 @@ fn onces(table: &mut Vec<Operation>) {
             thread::sleep(Duration::from_micros(50));
         }
     }
-    let calls: [(&str, fn(&Doing), bool); 4] = [
+    let calls: [Call<Doing>; 4] = [
         ("Once::call", |s| done(marked(|| s.0.call(|_| fill(s)))), false),
         ("Once::try_call", |s| done(marked(|| s.0.try_call(|_| fill(s)))), true),
         ("Once::call_timeout", |s| done(marked(|| s.0.call_timeout(PATIENCE, |_| fill(s)))), true),
@@ -449,7 +459,11 @@ fn onces(table: &mut Vec<Operation>) {
             usable(s, s.0.is_completed(), false)
         });
         let parts = if living { parts.living(endless) } else { parts };
-        table.push(if sleeps { parts } else { parts.recover(victim) }.named(name, state).minor(is_minor(name, sleeps)));
+        table.push(
+            if sleeps { parts } else { parts.recover(victim) }
+                .named(name, state)
+                .minor(is_minor(name, sleeps)),
+        );
     };
     push("Once::try_call", "somebody is doing it", false, true, |s| done(marked(|| s.0.try_call(|_| ()))));
     push("Once::call_timeout", "somebody is doing it: times out", false, true, |s| {

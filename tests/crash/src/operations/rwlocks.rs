@@ -8,7 +8,7 @@ use crossproc_primitives::{Guard, LockError, Objects, RwLock};
 use crossproc_segment::Segment;
 
 use crate::scene::{
-    After, Bad, Found, Operation, PATIENCE, corrupt, done, duplicated, expect, lost, on, wedged,
+    After, Bad, Call, Found, Operation, PATIENCE, corrupt, done, duplicated, expect, lost, on, wedged,
 };
 use crate::step::marked;
 
@@ -117,7 +117,7 @@ pub fn add(table: &mut Vec<Operation>) {
 }
 
 fn writing(table: &mut Vec<Operation>) {
-    let calls: [(&str, fn(&Data), bool); 5] = [
+    let calls: [Call<Data>; 5] = [
         ("RwLock::write", |l| forget(marked(|| l.write())), false),
         ("RwLock::try_write", |l| forget(marked(|| l.try_write())), false),
         ("RwLock::write_timeout", |l| forget(marked(|| l.write_timeout(PATIENCE))), true),
@@ -200,7 +200,7 @@ fn writing(table: &mut Vec<Operation>) {
 }
 
 fn reading(table: &mut Vec<Operation>) {
-    let calls: [(&str, fn(&Data), bool); 4] = [
+    let calls: [Call<Data>; 4] = [
         ("RwLock::read", |l| forget(marked(|| l.read())), false),
         ("RwLock::try_read", |l| forget(marked(|| l.try_read())), false),
         ("RwLock::read_timeout", |l| forget(marked(|| l.read_timeout(PATIENCE))), true),

@@ -11,7 +11,9 @@ use crossproc_primitives::{Objects, Value};
 use crossproc_segment::plain::Plain;
 use crossproc_segment::{Error, ErrorKind, ObjectKind, ObjectSpec, Segment, SegmentOptions, Unlink};
 
-use crate::scene::{After, Bad, Found, Operation, Stage, corrupt, done, duplicated, expect, lost, on};
+use crate::scene::{
+    After, Bad, Check, Found, Operation, Part, Stage, corrupt, done, duplicated, expect, lost, on,
+};
 use crate::step::{Bystander, Memory, marked};
 
 const LEN: usize = 4096;
@@ -97,16 +99,14 @@ impl Place {
     }
 }
 
-type Part = Box<dyn Fn(&Place)>;
-
 /// An operation on names or files.
 struct InFolder {
     /// What a process did that was killed then.
-    dead: Option<Part>,
+    dead: Option<Part<Place>>,
     /// What a process did that lives on.
-    living: Option<Part>,
-    victim: Part,
-    check: Box<dyn Fn(&Place, After) -> Found>,
+    living: Option<Part<Place>>,
+    victim: Part<Place>,
+    check: Check<Place>,
 }
 
 fn in_folder(

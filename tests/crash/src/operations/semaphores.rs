@@ -8,7 +8,9 @@ use crossproc_primitives::{
 };
 use crossproc_segment::Segment;
 
-use crate::scene::{After, Bad, Found, Operation, PATIENCE, corrupt, done, duplicated, expect, lost, on};
+use crate::scene::{
+    After, Bad, Call, Found, Operation, PATIENCE, corrupt, done, duplicated, expect, lost, on,
+};
 use crate::step::marked;
 
 const SHORT: Duration = Duration::from_millis(5);
@@ -236,7 +238,7 @@ fn binary(table: &mut Vec<Operation>) {
         }
     }
     let find = |segment: &Segment| segment.binary_semaphore("b").expect("a semaphore");
-    let calls: [(&str, fn(&BinarySemaphore), bool); 4] = [
+    let calls: [Call<BinarySemaphore>; 4] = [
         ("BinarySemaphore::acquire", |s| done(marked(|| s.acquire())), false),
         ("BinarySemaphore::try_acquire", |s| done(marked(|| s.try_acquire())), false),
         ("BinarySemaphore::acquire_timeout", |s| done(marked(|| s.acquire_timeout(PATIENCE))), true),

@@ -65,7 +65,7 @@ struct Cli {
     /// Operations whose name contains this; all
     #[arg(long, default_value = "all")]
     op: String,
-    /// Which modes, separated by commas: kills, images, double, trap; all
+    /// Which modes, separated by commas: kills, images, double, trap, stop, sleepers, interleave, hostile, errno, identity; all
     #[arg(long, default_value = "all", value_delimiter = ',')]
     mode: Vec<String>,
     /// The usual modes in half a minute: real kills in the middle of states only, fewer pairs

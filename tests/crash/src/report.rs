@@ -38,7 +38,7 @@ pub struct Row {
     pub planted: bool,
     /// A planted bug that this mode has to find.
     pub must_fail: bool,
-    /// Figures by name, like `kills`. Their order in a table is that of [`COLUMNS`].
+    /// Figures by name, like `kills`. Their order in a table is that of `COLUMNS`.
     pub figures: BTreeMap<String, u64>,
     /// How often each verdict was found.
     pub verdicts: BTreeMap<String, u64>,

@@ -9,8 +9,8 @@
 mod barrier;
 #[path = "model/condvar.rs"]
 mod condvar;
-#[path = "model/event_wait.rs"]
-mod event_wait;
+#[path = "model/flag.rs"]
+mod flag;
 #[path = "model/once.rs"]
 mod once;
 #[path = "model/rwlock.rs"]

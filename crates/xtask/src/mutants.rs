@@ -15,7 +15,8 @@ use crate::run::{self, End, Outcome};
 use crate::sites::{self, Mutant};
 use crate::text::duration;
 
-/// Files whose orderings are mutated, each with the package whose models judge it.
+/// Files whose orderings are mutated, each with the package whose models judge it: those in `tests/model/` in a file of the
+/// same name if there is one, else all.
 const FILES: [(&str, &str); 8] = [
     ("crates/atomic/src/event.rs", "crossproc-atomic"),
     ("crates/ring/src/latest.rs", "crossproc-ring"),
@@ -362,8 +363,11 @@ impl<'a> Work<'a> {
             let mut passed = true;
             for shim in Shim::ALL {
                 let build = copy.build(self.place, package, shim)?;
-                let outcome =
-                    if build.ok() { copy.models(self.place, package, shim, BUILD_LIMIT)? } else { build };
+                let outcome = if build.ok() {
+                    copy.models(self.place, package, None, shim, BUILD_LIMIT)?
+                } else {
+                    build
+                };
                 limit = limit.max(outcome.time * 4);
                 passed = outcome.ok();
                 if !passed {
@@ -416,9 +420,17 @@ impl Copy {
         run::run(command.arg("--no-run"), &self.folder.join("build.log"), BUILD_LIMIT, None)
     }
 
-    /// Runs the models of a package, until the first failure.
-    fn models(&self, place: &Place, package: &str, shim: Shim, limit: Duration) -> Result<Outcome, String> {
+    /// Runs the models of a package (those in one file of it), until the first failure.
+    fn models(
+        &self,
+        place: &Place,
+        package: &str,
+        file: Option<&str>,
+        shim: Shim,
+        limit: Duration,
+    ) -> Result<Outcome, String> {
         let mut command = self.command(place, package, shim);
+        command.arg("--").args(file.map(|file| format!("{file}::")));
         run::run(&mut command, &self.folder.join("models.log"), limit, Some(" ... FAILED"))
     }
 
@@ -427,18 +439,27 @@ impl Copy {
         let trouble = |e| format!("cannot change {}: {e}", file.display());
         let source = fs::read_to_string(&file).map_err(trouble)?;
         fs::write(&file, case.mutant.apply(&source)).map_err(trouble)?;
-        let verdict = self.verdict(place, case.package, limit);
+        // crates/sync/src/once.rs has its models in crates/sync/tests/model/once.rs.
+        let models = self.root().join(case.file.replace("/src/", "/tests/model/"));
+        let name = models.file_stem().and_then(|name| name.to_str());
+        let verdict = self.verdict(place, case.package, name.filter(|_| models.exists()), limit);
         fs::write(&file, source).map_err(trouble)?;
         verdict
     }
 
-    fn verdict(&self, place: &Place, package: &str, limit: Duration) -> Result<Verdict, String> {
+    fn verdict(
+        &self,
+        place: &Place,
+        package: &str,
+        models: Option<&str>,
+        limit: Duration,
+    ) -> Result<Verdict, String> {
         for shim in Shim::ALL {
             let build = self.build(place, package, shim)?;
             if !build.ok() {
                 return Ok(Verdict::DoesNotBuild(build.output));
             }
-            let outcome = self.models(place, package, shim, limit)?;
+            let outcome = self.models(place, package, models, shim, limit)?;
             match outcome.end {
                 End::Success => {}
                 End::Limit => return Ok(Verdict::KilledByLimit),

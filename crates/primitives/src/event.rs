@@ -41,7 +41,8 @@ impl std::error::Error for WaitError {}
 /// waits does not have to catch the flag while it is set. What the setter did before is visible to whoever it lets go.
 ///
 /// Setting is one atomic read-modify-write, without a system call when nobody waits; it takes no lock, so a process
-/// that is killed anywhere in it, or stopped, keeps nobody from anything. A killed waiter is no loss to anybody.
+/// that is killed anywhere in it, or stopped, keeps nobody from anything (one stopped before it has woken a sleeper: for a
+/// second at the most). A killed waiter is no loss to anybody.
 ///
 /// Waiting ends with [`WaitError::PeerDied`] when all other processes that were attached to the segment, at least one
 /// since this process came, are gone (were killed, or have left). Waiting *before* the first other process comes is no

@@ -152,7 +152,8 @@ impl<T: Plain + AnyBitPattern> RwLock<T> {
         self.wait_to_read(Wait::FOREVER)
     }
 
-    /// Acquires the lock for reading, unless a writer holds it or waits for it.
+    /// Acquires the lock for reading, unless a writer holds it or waits for it (or another reader that met a writer is just
+    /// being let in).
     ///
     /// # Errors
     ///

@@ -256,7 +256,8 @@ impl std::fmt::Debug for Permit<'_> {
 /// process release should live in a segment that only this process attaches to.
 ///
 /// At most 1 048 575 (2^20 - 1) permits. Uncontended, an acquire costs two atomic read-modify-writes and no system call, a
-/// release as much. It takes no lock: a process that is stopped or killed anywhere in it keeps nobody else from anything.
+/// release as much. It takes no lock: a process that is stopped or killed anywhere in it keeps nobody else from acquiring and
+/// releasing (if it is stopped before it has woken a sleeper, that one sleeps on for a second at the most).
 /// It is unfair: who comes by may be faster than one that was woken.
 ///
 /// ```

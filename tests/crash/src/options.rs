@@ -19,7 +19,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { quick: false, longest: 1500, steps: 4000, only: "all".to_owned(), share: (0, 1), seed: 1 }
+        Self { quick: false, longest: 1500, steps: 2000, only: "all".to_owned(), share: (0, 1), seed: 1 }
     }
 }
 

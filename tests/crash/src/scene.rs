@@ -83,7 +83,7 @@ pub struct Operation {
     pub starts_threads: bool,
     /// Its victim's memory can be restored, and the survivor's first operation killed in turn.
     pub doubles: bool,
-    /// It differs from another one by how it waits, and a short run leaves it out.
+    /// It hardly differs from another one, or takes long: a short run leaves it out.
     pub minor: bool,
     /// For a bug that was put there: in which modes it must be found.
     pub planted: &'static [&'static str],

@@ -432,6 +432,7 @@ fn joining(table: &mut Vec<Operation>) {
         });
         operation.doubles = true;
         operation.starts_threads = cold;
+        operation.minor = cold || name == "SegmentOptions::received";
         table.push(operation);
     };
     push("Segment::attach_again", "", false, |segment| done(marked(|| segment.attach_again())));

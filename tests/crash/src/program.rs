@@ -217,7 +217,8 @@ fn whole(cli: &Cli, modes: &[&Mode], ptrace: bool, table: &[Operation]) -> Resul
     }
     let minor = table.iter().filter(|operation| cli.quick && operation.minor).count();
     if minor > 0 {
-        all.not_run.push(format!("{minor} operations that hardly differ from others, or take long: a quick run"));
+        all.not_run
+            .push(format!("{minor} operations that hardly differ from others, or take long: a quick run"));
     }
     // As the table has them; the planted bugs last.
     let order: Vec<_> = table.iter().map(Operation::title).collect();

@@ -9,5 +9,6 @@
 
 pub mod pthread;
 mod turns;
+pub mod vyukov;
 
 pub use turns::{Better, Figures, Scale, Turns, pin};

@@ -5,6 +5,8 @@
 //! failed stays in the corpus under a name that says what it was.
 #![forbid(unsafe_code)]
 
+mod queue;
+
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
@@ -16,6 +18,8 @@ use crossproc_segment::plain::{Plain, difference};
 use crossproc_segment::{ErrorKind, ObjectKind, ObjectSpec, PlacedSlice, Segment, SegmentOptions, Span};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{pread, write};
+
+pub use queue::queue_bytes;
 
 /// A named function that must return, and must not panic, whatever the bytes are.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "owner", run: owner },
     Target { name: "objects", run: objects },
     Target { name: "plain_difference", run: plain_difference },
+    Target { name: "queue_bytes", run: queue_bytes },
     Target { name: "segment_bytes", run: segment_bytes },
 ];
 
@@ -81,8 +86,14 @@ pub fn segment_bytes(bytes: &[u8]) {
     }
 }
 
-const SPEC: ObjectSpec =
-    ObjectSpec { kind: ObjectKind::new("Counter"), layout: u64::LAYOUT, count: 1, bytes: 8, align: 8 };
+const SPEC: ObjectSpec = ObjectSpec {
+    kind: ObjectKind::new("Counter"),
+    layout: u64::LAYOUT,
+    count: 1,
+    bytes: 8,
+    align: 8,
+    windows: 0,
+};
 
 /// What a segment looks like whose creator has died.
 static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {

@@ -177,8 +177,14 @@ fn replacing_a_named_segment_whose_users_are_dead() {
     });
 }
 
-const SPEC: ObjectSpec =
-    ObjectSpec { kind: ObjectKind::new("Words"), layout: u64::LAYOUT, count: 512, bytes: 4096, align: 64 };
+const SPEC: ObjectSpec = ObjectSpec {
+    kind: ObjectKind::new("Words"),
+    layout: u64::LAYOUT,
+    count: 512,
+    bytes: 4096,
+    align: 64,
+    windows: 0,
+};
 
 fn words(mapping: &Arc<Mapping>, offset: u64) -> PlacedSlice<AtomicU64> {
     mapping.place_slice(Span { offset, count: SPEC.count }).unwrap()

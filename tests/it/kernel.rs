@@ -213,6 +213,26 @@ pub(crate) fn mount_own_proc() -> io::Result<()> {
     Ok(())
 }
 
+/// Puts an empty file system in memory, of so many bytes, over `at`, for this process alone, which must have one thread.
+pub(crate) fn mount_tmpfs(at: &Path, bytes: u64) -> io::Result<()> {
+    let at = CString::new(at.as_os_str().as_bytes())?;
+    let size = CString::new(format!("size={bytes}"))?;
+    // SAFETY: plain numbers; no arguments.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) == -1 {
+            unshare_as(libc::geteuid(), libc::getegid(), libc::CLONE_NEWNS)?;
+        }
+    }
+    // SAFETY: all pointers are texts that end in NUL, or null where that is allowed.
+    unsafe {
+        let null = std::ptr::null();
+        check(libc::mount(null, c"/".as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()).into())?;
+        let tmpfs = c"tmpfs".as_ptr();
+        check(libc::mount(tmpfs, at.as_ptr(), tmpfs, 0, size.as_ptr().cast()).into())?;
+    }
+    Ok(())
+}
+
 /// A forked child that stops at each system call: before it, and after it.
 pub(crate) struct Traced(Forked);
 

@@ -1,9 +1,9 @@
 //! The storms, the search for torn values and the waking of sleepers, in small. In full: the programs `storm`, `tempest`, `torn`
-//! and `wake` of this package.
+//! `queue_storm` and `wake` of this package.
 
 use std::time::Duration;
 
-use crossproc_tests::{HANG, fresh_seed, isolated, storm, tempest, torn, wake};
+use crossproc_tests::{HANG, fresh_seed, isolated, linear, queue_storm, storm, tempest, torn, wake};
 
 #[test]
 fn a_storm_of_kills_breaks_no_promise() {
@@ -24,6 +24,24 @@ fn a_tempest_over_all_objects_breaks_no_promise() {
         println!("{report}");
         assert!(report.is_right(), "{report}");
     });
+}
+
+#[test]
+fn a_storm_over_a_queue_breaks_no_promise() {
+    isolated(|()| {
+        let seed = fresh_seed();
+        let report = queue_storm::run(&queue_storm::Config { kills: 60, at_least: Duration::ZERO, seed });
+        println!("{report}");
+        assert!(report.is_right(), "{report}");
+    });
+}
+
+#[test]
+fn what_processes_see_of_a_queue_is_one_queue() {
+    let seed = fresh_seed();
+    let report = linear::run(&linear::Config { operations: 60_000, seed });
+    println!("{report}");
+    assert!(report.is_right(), "{report}");
 }
 
 /// Every kind of sleeper, with and without `futex_waitv`: that it is woken, and learns the right thing.

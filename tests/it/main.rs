@@ -9,6 +9,10 @@
 //! | `holds.rs` | nobody is robbed or forgotten while a death takes its time, in another PID namespace, in thousands of locks, in a slot that somebody new has, or when the clock is set |
 //! | `semaphore.rs` | permits of the dead come back, once; a binary semaphore is handed from process to process |
 //! | `rwlock.rs` | many read or one writes; the dead hold up nobody, a writer's death is told |
+//! | `queue.rs` | messages arrive once and in order; what dead receivers had comes back, flagged |
+//! | `queue_damage.rs` | a queue whose words are overwritten at random crashes and hangs nobody |
+//! | `object_queue.rs` | messages of any size arrive whole; memory is given back, and so is what does not fit |
+//! | `spsc.rs` | what is pushed is popped once and in order, whoever is killed or replaced |
 //! | `once.rs` | something is done once, whoever dies while doing it |
 //! | `sandbox.rs` | what is not allowed (`futex_waitv`) is made up for |
 //! | `fork.rs` | what a forked child may and may not do with what it inherited |
@@ -35,9 +39,13 @@ mod kernel;
 mod lock;
 mod long_runs;
 mod names;
+mod object_queue;
 mod once;
 mod participants;
+mod queue;
+mod queue_damage;
 mod rwlock;
 mod sandbox;
 mod semaphore;
+mod spsc;
 mod value;

@@ -21,7 +21,7 @@ pub struct Board {
 const KIND: ObjectKind = ObjectKind::new("Board");
 
 fn spec(count: u64) -> ObjectSpec {
-    ObjectSpec { kind: KIND, layout: u64::LAYOUT, count, bytes: 8 * count, align: 64 }
+    ObjectSpec { kind: KIND, layout: u64::LAYOUT, count, bytes: 8 * count, align: 64, windows: 0 }
 }
 
 impl Board {
@@ -96,6 +96,12 @@ impl Board {
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// All words.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        &self.words
     }
 
     /// The segment it lies in.

@@ -99,6 +99,13 @@ impl EventCount {
         self.notify(platform, u32::MAX);
     }
 
+    /// Wakes everybody who listens, after a change and a full fence of the caller's own (or
+    /// [`light_fence`](crate::light_fence), beside its other side).
+    #[inline]
+    pub fn notify_after_fence(&self, platform: &impl Platform) {
+        self.notify(platform, u32::MAX);
+    }
+
     /// Wakes at most `count` of those who sleep, and everybody who listens and does not sleep yet.
     pub fn notify_some(&self, platform: &impl Platform, count: u32) {
         fence(Ordering::SeqCst);

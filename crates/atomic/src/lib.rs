@@ -39,12 +39,12 @@ mod share;
 #[cfg(not(crossproc_model))]
 mod machine;
 #[cfg(not(crossproc_model))]
-pub use machine::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence, fence_after_rmw, pause};
+pub use machine::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence, fence_after_rmw, light_fence, pause};
 
 #[cfg(crossproc_model)]
 pub mod model;
 #[cfg(crossproc_model)]
-pub use model::{AtomicU32, AtomicU64, fence, fence_after_rmw, pause};
+pub use model::{AtomicU32, AtomicU64, fence, fence_after_rmw, light_fence, pause};
 
 #[cfg(all(feature = "std", not(crossproc_model)))]
 mod linux;
@@ -53,6 +53,11 @@ pub use linux::{
     Linux, LockedWord, WATCHED_WORDS, held_locks, is_process_stamp, on_thread_exit, proc_is_ours,
     process_stamp, set_futex_waitv,
 };
+
+#[cfg(all(feature = "std", not(crossproc_model)))]
+mod membarrier;
+#[cfg(all(feature = "std", not(crossproc_model)))]
+pub use membarrier::{heavy_fence, register_light_fences};
 
 pub use core::sync::atomic::Ordering;
 pub use event::{EventCount, Ticket};

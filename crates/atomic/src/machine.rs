@@ -19,3 +19,10 @@ pub fn fence_after_rmw() {
     #[cfg(not(target_arch = "x86_64"))]
     fence(core::sync::atomic::Ordering::SeqCst);
 }
+
+/// The cheap side of an asymmetric fence: tells the compiler alone. It is a full fence only beside `heavy_fence` of whoever is to
+/// be seen, and only in a process that has registered for that.
+#[inline]
+pub fn light_fence() {
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+}

@@ -23,6 +23,11 @@ pub fn fence_after_rmw() {
     fence(Ordering::SeqCst);
 }
 
+/// In the model both sides of an asymmetric fence are a full one.
+pub fn light_fence() {
+    fence(Ordering::SeqCst);
+}
+
 /// A spin lets the others run.
 pub fn pause() {
     loom::thread::yield_now();

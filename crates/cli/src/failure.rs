@@ -37,13 +37,22 @@ sentences!(
     crossproc::JoinError,
     crossproc::NotHeld,
     crossproc::ProcessError,
+    crossproc::QueueJoinError,
+    crossproc::RecvError,
     crossproc::SemaphoreError,
+    crossproc::Unusable,
     crossproc::WaitError,
     std::io::Error
 );
 
 impl<G> From<crossproc::LockError<G>> for Failure {
     fn from(error: crossproc::LockError<G>) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl<T> From<crossproc::SendError<T>> for Failure {
+    fn from(error: crossproc::SendError<T>) -> Self {
         Self(error.to_string())
     }
 }

@@ -7,6 +7,7 @@
 mod children;
 mod nobody_waits;
 mod owner_dies;
+mod queues;
 mod recorder;
 mod updates;
 mod workers;
@@ -28,7 +29,7 @@ struct Program {
 
 /// In the order of the tour.
 const PROGRAMS: &[Program] =
-    &[workers::PROGRAM, updates::PROGRAM, owner_dies::PROGRAM, nobody_waits::PROGRAM];
+    &[workers::PROGRAM, updates::PROGRAM, owner_dies::PROGRAM, nobody_waits::PROGRAM, queues::PROGRAM];
 
 /// The tour, for people. True if everything was right.
 pub fn show(screen: &mut Screen) -> bool {

@@ -50,6 +50,8 @@
 //! | [`RwLock<T>`] | data that many read in place, or one changes |
 //! | [`Semaphore`], [`BoundedSemaphore`], [`BinarySemaphore`] | permits, which come back when their holder dies |
 //! | [`Event`], [`Condvar`], [`Barrier`], [`Once`] | [waiting for each other](#waiting-for-each-other) |
+//! | [`Queue<T>`], [`JoinableQueue<T>`] | [messages](#queues) between any number of senders and receivers |
+//! | [`ObjectQueue<T>`], [`BytesQueue`] | the same for messages of any size: what serde can carry, or bytes |
 //! | [`RawValue<T>`], [`RawArray<T>`] | the same without a lock: relaxed atomics and nothing else |
 //! | [`Segment`] | memory with a directory of any number of the above, by name |
 //!
@@ -178,6 +180,49 @@
 //! | [`Barrier`] | a party died: all get [`BrokenBy::PartyDied`], until somebody resets it |
 //! | [`Once`] | the initialiser died: the next one initialises |
 //! | [`Event`], [`Condvar`], [`Value::wait_while`] | nothing while anybody is left; `PeerDied` when all others are gone |
+//!
+//! # Queues
+//!
+//! ```
+//! use crossproc::prelude::*;
+//!
+//! fn work((jobs, results): (Queue<u64>, Queue<u64>)) {
+//!     for n in jobs.iter() { // until it is closed and empty
+//!         results.send(n * n).expect("somebody receives");
+//!     }
+//! }
+//!
+//! let (jobs, results) = (Queue::new(8)?, Queue::new(100)?);
+//! let workers = [
+//!     Process::spawn(work, (jobs.clone(), results.clone()))?,
+//!     Process::spawn(work, (jobs.clone(), results.clone()))?,
+//! ];
+//! for n in 1..=10 {
+//!     jobs.send(n)?;
+//! }
+//! jobs.close()?;
+//! for worker in workers {
+//!     worker.join()?;
+//! }
+//! assert_eq!(results.try_iter().sum::<u64>(), 385);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A process that is killed or stopped at any instruction keeps nobody else from sending and receiving. What it was going to send
+//! and had not sent is not there; what it had received with [`recv_ref`](Queue::recv_ref) and not dropped is received once
+//! more, by another, who is told ([`Message::deliveries`]). [`loan`](Queue::loan) and `recv_ref` work in place: what a message
+//! costs does not depend on its size. A [`JoinableQueue`] waits until all tasks have been done, by whomever.
+//!
+//! Texts, vectors, maps and whatever else serde can carry go through an [`ObjectQueue`], each as long as it likes:
+//!
+//! ```
+//! use crossproc::prelude::*;
+//!
+//! let lists = ObjectQueue::new(8)?;
+//! lists.send(vec!["a text".to_owned(), "x".repeat(500_000)])?;
+//! assert_eq!(lists.recv()?.concat().len(), 500_006);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Types of your own
 //!
@@ -354,11 +399,17 @@ pub mod segment {
 #[doc(inline)]
 pub use crossproc_primitives::{
     AccessError, Array, ArrayGuard, Barrier, BarrierError, BarrierTurn, BinarySemaphore, BoundedSemaphore,
-    BrokenBy, Condvar, CondvarError, CondvarGuard, Event, Guard, Lock, LockError, LockGuard, Mutex,
-    MutexGuard, NotHeld, NotifyError, Number, Objects, Once, OnceError, OnceState, Permit, RLock, RLockGuard,
-    RawArray, RawValue, ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphoreError,
-    Value, ValueGuard, Violation, WaitError,
+    BrokenBy, BytesLoan, BytesMessage, BytesQueue, BytesQueueOptions, Condvar, CondvarError, CondvarGuard,
+    Event, Guard, JoinError as QueueJoinError, JoinableQueue, Loan, Lock, LockError, LockGuard, Message,
+    Miscoded, Mutex, MutexGuard, NotHeld, NotifyError, Number, ObjectMessage, ObjectQueue, Objects, Once,
+    OnceError, OnceState, Permit, Queue, QueueOptions, RLock, RLockGuard, RawArray, RawValue, RecvError,
+    ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphoreError, SendError,
+    SharedObjectQueue, SharedQueue, Task, Unfit, Unusable, Value, ValueGuard, Violation, WaitError,
 };
+
+/// A queue with one producer and one consumer.
+#[doc(inline)]
+pub use crossproc_primitives::spsc;
 
 #[doc(inline)]
 pub use crossproc_process::{

@@ -5,6 +5,7 @@
 
 #[doc(no_inline)]
 pub use crate::{
-    Array, Barrier, BinarySemaphore, BoundedSemaphore, Condvar, Event, Guard, Lock, LockError, Mutex,
-    Objects, Once, Plain, Process, RLock, RawArray, RawValue, RwLock, Segment, Semaphore, Value,
+    Array, Barrier, BinarySemaphore, BoundedSemaphore, BytesQueue, BytesQueueOptions, Condvar, Event, Guard,
+    JoinableQueue, Lock, LockError, Mutex, ObjectQueue, Objects, Once, Plain, Process, Queue, QueueOptions,
+    RLock, RawArray, RawValue, RwLock, Segment, Semaphore, Value,
 };

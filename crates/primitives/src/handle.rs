@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crossproc_atomic::Shared;
+use crossproc_atomic::{AtomicU8, Shared};
 use crossproc_segment::plain::{Layout, Plain};
 use crossproc_segment::{
     Error, ErrorKind, Mapping, Object, ObjectKind, ObjectSpec, Participants, Placed, PlacedSlice, Segment,
@@ -22,7 +22,7 @@ pub(crate) const fn spec<T: Plain>(kind: ObjectKind, count: u64, bytes: u64) -> 
 }
 
 pub(crate) const fn spec_of(kind: ObjectKind, layout: &'static Layout, count: u64, bytes: u64) -> ObjectSpec {
-    ObjectSpec { kind, layout, count, bytes, align: 64 }
+    ObjectSpec { kind, layout, count, bytes, align: 64, windows: 0 }
 }
 
 /// Participants that the segment of an object alone has room for.
@@ -60,7 +60,8 @@ impl<W: Shared> Handle<W> {
                 format!("{} bytes are more than this machine can address", spec.bytes),
             )
         })?;
-        let segment = SegmentOptions::new().objects(1).participants(SLOTS_ALONE as u32).anonymous(len)?;
+        let options = SegmentOptions::new().objects(1).participants(SLOTS_ALONE as u32).windows(spec.windows);
+        let segment = options.anonymous(len)?;
         let object =
             segment.create_object("it", spec, |mapping, offset| first(&Fresh { mapping, offset }))?;
         Self::of(segment, object)
@@ -103,6 +104,19 @@ impl<W: Shared> Handle<W> {
     pub(crate) fn place_slice<U: Shared>(&self, at: u64, count: u64) -> Result<PlacedSlice<U>, Error> {
         self.within(at, count.saturating_mul(size_of::<U>() as u64))?;
         self.segment.mapping().place_slice_for_reading(Span { offset: self.object.offset + at, count })
+    }
+
+    /// The first so many bytes of the object's windows, and where they begin in the segment.
+    pub(crate) fn windows(&self, bytes: u64) -> Result<(PlacedSlice<AtomicU8>, u64), Error> {
+        let Object { windows_at, windows, .. } = self.object;
+        if bytes > windows {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                format!("{bytes} bytes of windows are more than the {windows} that the object has"),
+            ));
+        }
+        let span = Span { offset: windows_at, count: bytes };
+        Ok((self.segment.mapping().place_slice_for_reading(span)?, windows_at))
     }
 
     /// One `W` for each participant of the segment, from `at` on.
@@ -154,15 +168,15 @@ impl<W: Shared> Clone for Handle<W> {
 
 /// Handles travel as their segment and the number of their entry; the receiver checks kind and type again.
 macro_rules! handle_serde {
-    ($name:ident $(<$param:ident : $bound:path $(, $any:path)?>)?) => {
-        impl $(<$param: $bound $(+ $any)?>)? serde::Serialize for $name $(<$param>)? {
+    ($name:ident $(<$param:ident $(: $bound:path $(, $any:path)?)?>)?) => {
+        impl $(<$param $(: $bound $(+ $any)?)?>)? serde::Serialize for $name $(<$param>)? {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let handle = self.handle();
                 serde::Serialize::serialize(&(handle.segment(), handle.index()), serializer)
             }
         }
 
-        impl<'de $(, $param: $bound $(+ $any)?)?> serde::Deserialize<'de> for $name $(<$param>)? {
+        impl<'de $(, $param $(: $bound $(+ $any)?)?)?> serde::Deserialize<'de> for $name $(<$param>)? {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let (segment, index) = serde::Deserialize::deserialize(deserializer)?;
                 Self::attach(segment, index).map_err(crossproc_segment::handover::de_error)

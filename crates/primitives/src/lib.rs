@@ -14,7 +14,12 @@
 //! | [`Barrier`] | Python's: all wait until all have come; broken when a party dies |
 //! | [`Semaphore`], [`BoundedSemaphore`] | Python's, with permits that come back when their holder dies |
 //! | [`BinarySemaphore`] | a lock without an owner: anybody may release it |
+//! | [`Queue<T>`] | messages between any number of senders and receivers, first in, first out |
+//! | [`JoinableQueue<T>`] | a queue of tasks: wait until all have been done; those of the dead come back |
+//! | [`BytesQueue`] | the same for bytes, each message as long as it likes |
+//! | [`ObjectQueue<T>`] | the same for anything that serde can carry |
 //! | [`Once`] | something that is done in one of all processes |
+//! | [`spsc`] | a queue with one producer and one consumer |
 //!
 //! Each can be made alone, in a small anonymous segment of its own (`Value::new`), or by name in a segment that
 //! several objects share (`segment.value("name", ..)`, see [`Objects`]). All of them are handles: cheap to clone,
@@ -45,33 +50,51 @@ mod access;
 mod array;
 mod audit;
 mod barrier;
+mod block_cells;
+mod byte_cells;
+mod bytes_queue;
 mod cells;
 mod condvar;
 mod event;
 mod handle;
+mod joinable_queue;
 mod lock;
 mod mutex;
 mod number;
+mod object_queue;
 mod objects;
 mod once;
+mod queue;
+mod ring_handle;
 mod rlock;
 mod rwlock;
 mod semaphore;
+mod shared_handles;
+mod shared_queue;
+mod slab;
+pub mod spsc;
+mod transfer;
 mod value;
 
 pub use access::AccessError;
 pub use array::{Array, ArrayGuard, RawArray};
 pub use audit::Violation;
 pub use barrier::{Barrier, BarrierError, BarrierTurn};
+pub use bytes_queue::{BytesLoan, BytesMessage, BytesQueue, BytesQueueOptions};
 pub use condvar::{Condvar, CondvarError, CondvarGuard, NotifyError};
 pub use crossproc_sync::BrokenBy;
 pub use event::{Event, WaitError};
+pub use joinable_queue::{JoinError, JoinableQueue, Task};
 pub use lock::{Guard, Lock, LockError, LockGuard, NotHeld};
 pub use mutex::{Mutex, MutexGuard};
 pub use number::Number;
+pub use object_queue::{ObjectMessage, ObjectQueue};
 pub use objects::Objects;
 pub use once::{Once, OnceError, OnceState};
+pub use queue::{Loan, Message, Queue, QueueOptions};
 pub use rlock::{RLock, RLockGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{BinarySemaphore, BoundedSemaphore, Permit, ReleaseError, Semaphore, SemaphoreError};
+pub use shared_queue::{SharedObjectQueue, SharedQueue};
+pub use transfer::{Miscoded, RecvError, SendError, Unfit, Unusable};
 pub use value::{RawValue, Value, ValueGuard};

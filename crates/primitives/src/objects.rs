@@ -5,8 +5,9 @@ use crossproc_segment::plain::Plain;
 use crossproc_segment::{Error, Segment};
 
 use crate::{
-    Array, Barrier, BinarySemaphore, BoundedSemaphore, Condvar, Event, Lock, Mutex, Once, RLock, RawArray,
-    RawValue, RwLock, Semaphore, Value,
+    Array, Barrier, BinarySemaphore, BoundedSemaphore, BytesQueue, BytesQueueOptions, Condvar, Event,
+    JoinableQueue, Lock, Mutex, ObjectQueue, Once, Queue, QueueOptions, RLock, RawArray, RawValue, RwLock,
+    Semaphore, Value, spsc,
 };
 
 /// Finds an object of a segment by name, or makes it with the given first value.
@@ -109,6 +110,40 @@ pub trait Objects {
     /// As [`lock`](Self::lock).
     fn once(&self, name: &str) -> Result<Once, Error>;
 
+    /// A [`Queue`] for so many messages, made as [`QueueOptions`](crate::QueueOptions) does by default; one that is there already
+    /// keeps its capacity.
+    ///
+    /// # Errors
+    ///
+    /// As [`mutex`](Self::mutex), and [`QueueOptions::anonymous`](crate::QueueOptions::anonymous).
+    fn queue<T: Plain>(&self, name: &str, capacity: usize) -> Result<Queue<T>, Error>;
+
+    /// A [`JoinableQueue`] for so many tasks.
+    ///
+    /// # Errors
+    ///
+    /// As [`queue`](Self::queue).
+    fn joinable_queue<T: Plain + AnyBitPattern>(
+        &self,
+        name: &str,
+        capacity: usize,
+    ) -> Result<JoinableQueue<T>, Error>;
+
+    /// A [`BytesQueue`] for so many messages of up to 1 MiB, made as [`BytesQueueOptions`] does by default; one that is there already
+    /// keeps its sizes. The segment must have [windows](crossproc_segment::SegmentOptions::windows) for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), and [`BytesQueueOptions::anonymous`].
+    fn bytes_queue(&self, name: &str, capacity: usize) -> Result<BytesQueue, Error>;
+
+    /// An [`ObjectQueue`], in all else as [`bytes_queue`](Self::bytes_queue).
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`WrongType`](crossproc_segment::ErrorKind::WrongType).
+    fn object_queue<T>(&self, name: &str, capacity: usize) -> Result<ObjectQueue<T>, Error>;
+
     /// A [`Value`].
     ///
     /// # Errors
@@ -136,6 +171,34 @@ pub trait Objects {
     ///
     /// As [`array`](Self::array).
     fn raw_array<T: Plain>(&self, name: &str, first: &[T]) -> Result<RawArray<T>, Error>;
+
+    /// The [`Producer`](spsc::Producer) of a queue for at least `capacity` elements, or of a longer one that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`array`](Self::array); [`InvalidLength`](crossproc_segment::ErrorKind::InvalidLength) for a capacity of 0;
+    /// [`RoleTaken`](crossproc_segment::ErrorKind::RoleTaken) while a process that lives has it, which the error names.
+    ///
+    /// ```
+    /// use crossproc_primitives::Objects;
+    /// use crossproc_segment::{ErrorKind, Segment};
+    ///
+    /// let segment = Segment::anonymous(16 * 1024)?;
+    /// let mut producer = segment.producer::<u64>("jobs", 100)?;
+    /// let mut consumer = segment.consumer::<u64>("jobs", 100)?;
+    /// producer.push(7)?;
+    /// assert_eq!(consumer.pop()?, 7);
+    /// assert_eq!(segment.producer::<u64>("jobs", 100).unwrap_err().kind(), ErrorKind::RoleTaken);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn producer<T: Plain>(&self, name: &str, capacity: usize) -> Result<spsc::Producer<T>, Error>;
+
+    /// The [`Consumer`](spsc::Consumer) of a queue, as [`producer`](Self::producer).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn consumer<T: Plain>(&self, name: &str, capacity: usize) -> Result<spsc::Consumer<T>, Error>;
 }
 
 impl Objects for Segment {
@@ -172,6 +235,22 @@ impl Objects for Segment {
     fn once(&self, name: &str) -> Result<Once, Error> {
         Once::named(self, name)
     }
+    fn queue<T: Plain>(&self, name: &str, capacity: usize) -> Result<Queue<T>, Error> {
+        QueueOptions::new(capacity).in_segment(self, name)
+    }
+    fn joinable_queue<T: Plain + AnyBitPattern>(
+        &self,
+        name: &str,
+        capacity: usize,
+    ) -> Result<JoinableQueue<T>, Error> {
+        QueueOptions::new(capacity).joinable_in_segment(self, name)
+    }
+    fn bytes_queue(&self, name: &str, capacity: usize) -> Result<BytesQueue, Error> {
+        BytesQueueOptions::new(capacity).in_segment(self, name)
+    }
+    fn object_queue<T>(&self, name: &str, capacity: usize) -> Result<ObjectQueue<T>, Error> {
+        BytesQueueOptions::new(capacity).objects_in_segment(self, name)
+    }
     fn value<T: Plain>(&self, name: &str, first: T) -> Result<Value<T>, Error> {
         Value::named(self, name, first)
     }
@@ -183,5 +262,11 @@ impl Objects for Segment {
     }
     fn raw_array<T: Plain>(&self, name: &str, first: &[T]) -> Result<RawArray<T>, Error> {
         RawArray::named(self, name, first)
+    }
+    fn producer<T: Plain>(&self, name: &str, capacity: usize) -> Result<spsc::Producer<T>, Error> {
+        spsc::Producer::named(self, name, capacity)
+    }
+    fn consumer<T: Plain>(&self, name: &str, capacity: usize) -> Result<spsc::Consumer<T>, Error> {
+        spsc::Consumer::named(self, name, capacity)
     }
 }

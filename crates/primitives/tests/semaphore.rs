@@ -318,7 +318,7 @@ fn scribbled_words_do_no_harm() -> Outcome {
     let bounded = segment.bounded_semaphore("b", 2)?;
     let turn = segment.binary_semaphore("t")?;
     let words = |name: &str, kind: ObjectKind| {
-        let spec = ObjectSpec { kind, layout: <()>::LAYOUT, count: 1, bytes: 8, align: 8 };
+        let spec = ObjectSpec { kind, layout: <()>::LAYOUT, count: 1, bytes: 8, align: 8, windows: 0 };
         let object = segment.open_object(name, &spec)?;
         let span = Span { offset: object.offset, count: object.bytes / 8 };
         segment.mapping().place_slice::<AtomicU64>(span)

@@ -1,12 +1,18 @@
 //! Lock-free exchange of data between processes, on borrowed words.
 //!
-//! Today: [`Latest`], the newest value of one writer for any number of readers that never block. The SPSC and
-//! MPMC rings come next. Nothing here knows where its words live, maps memory or makes a system call.
+//! [`Latest`] is the newest value of one writer for any number of readers that never block; [`Exchange`] is a queue for any
+//! number of senders and receivers. Nothing here knows where its words live or maps memory.
 //!
-//! Read first: `latest.rs`.
+//! Read first: `latest.rs`, then `exchange/mod.rs`.
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod blocks;
+mod exchange;
 mod latest;
 
+pub use blocks::{
+    BlockConsumer, BlockProducer, BlockRing, BlockShape, BlockWords, DamagedBlocks, Role, RoleTaken, Run,
+};
+pub use exchange::{Exchange, ExchangeWords, Hand, Lane, NoLane, Recovery, Refusal, Shape};
 pub use latest::{Latest, Unsteady};

@@ -4,6 +4,11 @@
 #![cfg(crossproc_model)]
 #![allow(missing_docs)]
 
+#[path = "model/blocks.rs"]
+mod blocks;
+#[path = "model/exchange.rs"]
+mod exchange;
+
 use crossproc_atomic::AtomicU64;
 use crossproc_atomic::model::explore;
 use crossproc_ring::Latest;

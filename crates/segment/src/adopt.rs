@@ -16,6 +16,7 @@ use crate::options::{Granted, SegmentOptions};
 use crate::participant::Participants;
 use crate::registry::{self, Key};
 use crate::segment::{Core, Segment};
+use crate::windows::no_windows;
 
 impl Segment {
     /// Makes a segment of memory that is shared by other means, or attaches to the one in it.
@@ -117,6 +118,9 @@ impl SegmentOptions {
     ) -> Result<Segment, Error> {
         let adopt = || {
             let len = len / PAGE * PAGE;
+            if self.windows > 0 {
+                return Err(no_windows());
+            }
             // SAFETY: handed on to the caller.
             let mapping = unsafe { Mapping::adopt(base, len, keep) }?;
             let key = Key::Memory(mapping.base().addr());
@@ -126,9 +130,9 @@ impl SegmentOptions {
                     // Its maker may not have looked whether the pages can be had. Where the kernel can not
                     // tell, they may fault.
                     let room = "making the adopted memory be there";
-                    mapping.populate().map_err(|errno| Error::os(room, errno))?;
+                    mapping.populate(mapping.len()).map_err(|errno| Error::os(room, errno))?;
                     header.write(&Facts {
-                        geometry: Geometry::with_total(self.participants, self.objects, len as u64)?,
+                        geometry: Geometry::with_total(self.participants, self.objects, len as u64, 0)?,
                         backing: Backing::Adopted,
                         unlink: Unlink::Never,
                         mode: 0,

@@ -156,12 +156,14 @@ impl SegmentOptions {
             }
         }
         let segment = made?;
-        if segment.capacity() < len {
+        if segment.capacity() < len || (segment.windows() as u64) < self.windows {
             return Err(Error::new(
                 ErrorKind::TooSmall,
                 format!(
-                    "there is one with room for {} bytes, {len} are asked; use another name",
-                    segment.capacity()
+                    "there is one with room for {} bytes and {} of windows, {len} and {} are asked; use another name",
+                    segment.capacity(),
+                    segment.windows(),
+                    self.windows
                 ),
             ));
         }
@@ -264,7 +266,7 @@ impl SegmentOptions {
     }
 
     fn geometry(&self, len: usize, granule: u64) -> Result<Geometry, Error> {
-        Geometry::for_objects(self.participants, self.objects, len as u64, granule)
+        Geometry::for_objects(self.participants, self.objects, len as u64, self.windows, granule)
     }
 
     /// An anonymous segment of the huge pages that were set aside; `None` if there are none left.
@@ -283,8 +285,10 @@ impl SegmentOptions {
     /// process neither.
     fn build(&self, fd: OwnedFd, geometry: Geometry, backing: Backing, label: String) -> Result<Core, Error> {
         let file = fd.as_fd();
+        // The windows behind that are there when they are needed.
+        let there = geometry.windows_at;
         if backing::is_in_memory(file) {
-            memory::require(geometry.total)?;
+            memory::require(there)?;
         }
         backing::set_length(file, geometry.total)?;
         let look = Look::at(file)?;
@@ -299,9 +303,9 @@ impl SegmentOptions {
         let granted = Granted { numa, huge_pages, ..Granted::default() };
         if huge_pages {
             // Through the mapping that asked for them: `fallocate` knows nothing of its wish.
-            mapping.populate().map_err(|errno| Error::os("mapping huge pages", errno))?;
+            mapping.populate(there as usize).map_err(|errno| Error::os("mapping huge pages", errno))?;
         }
-        backing::allocate(file, geometry.total)?;
+        backing::allocate(file, 0..there)?;
         let default = if backing == Backing::Named { Unlink::LastClose } else { Unlink::Never };
         let facts = Facts {
             geometry,
@@ -392,15 +396,16 @@ impl SegmentOptions {
         if !creator && self.huge_pages {
             granted.huge_pages = ask_for_huge_pages(&mapping);
         }
+        let there = facts.geometry.windows_at as usize;
         if self.prefault {
-            match mapping.populate() {
+            match mapping.populate(there) {
                 Ok(true) => {}
-                Ok(false) => touch(&mapping)?,
+                Ok(false) => touch(&mapping, there)?,
                 Err(errno) => return Err(Error::os("mapping its pages", errno)),
             }
             granted.prefault = true;
         }
-        granted.lock_in_memory = self.lock_in_memory && mapping.lock_in_memory();
+        granted.lock_in_memory = self.lock_in_memory && mapping.lock_in_memory(there);
         Ok(Core {
             label,
             directory: Directory::new(&mapping, &facts.geometry)?,
@@ -466,9 +471,9 @@ fn ask_for_huge_pages(mapping: &Mapping) -> bool {
     mapping.ask_for_huge_pages() && backing::has_transparent_huge_pages()
 }
 
-/// For kernels without MADV_POPULATE: an access to each page.
-fn touch(mapping: &Arc<Mapping>) -> Result<(), Error> {
-    for offset in (0..mapping.len() as u64).step_by(PAGE) {
+/// For kernels without MADV_POPULATE: an access to each page of the first `len` bytes.
+fn touch(mapping: &Arc<Mapping>, len: usize) -> Result<(), Error> {
+    for offset in (0..len as u64).step_by(PAGE) {
         mapping.place_for_reading::<AtomicU64>(offset)?.load(Ordering::Relaxed);
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The file behind a segment: made, really there, sealed, and looked at before it is mapped.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -55,20 +56,21 @@ pub(crate) fn set_length(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
 
 /// Makes every page of a new file be there, so that a full file system is an error now and not a SIGBUS
 /// later.
-pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
+pub(crate) fn allocate(fd: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Error> {
+    let len = range.end - range.start;
     // Not by trying: that would fill the file system for a moment, for all who use it.
     if free_bytes(fd).is_some_and(|free| free < len) {
         return Err(no_room(fd, len, Errno::NOSPC));
     }
-    let mut done = 0;
+    let mut done = range.start;
     // In pieces, so that a signal (which undoes the piece) can not undo everything again and again.
     let mut piece = 64 << 20;
-    while done < len {
-        let bytes = piece.min(len - done);
+    while done < range.end {
+        let bytes = piece.min(range.end - done);
         match fallocate(fd, FallocateFlags::empty(), done, bytes) {
             Ok(()) => done += bytes,
             Err(Errno::INTR) => piece = (piece / 2).max(HUGE_PAGE),
-            Err(Errno::NOTSUP | Errno::NOSYS) => return write_zeros(fd, done, len),
+            Err(Errno::NOTSUP | Errno::NOSYS) => return write_zeros(fd, done..range.end),
             Err(errno) => return Err(no_room(fd, len, errno)),
         }
     }
@@ -76,10 +78,12 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
 }
 
 /// For file systems without `fallocate`.
-fn write_zeros(fd: BorrowedFd<'_>, mut done: u64, len: u64) -> Result<(), Error> {
+fn write_zeros(fd: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Error> {
+    let len = range.end - range.start;
+    let mut done = range.start;
     let zeros = vec![0_u8; 1 << 20];
-    while done < len {
-        let piece = &zeros[..zeros.len().min(usize::try_from(len - done).unwrap_or(usize::MAX))];
+    while done < range.end {
+        let piece = &zeros[..zeros.len().min(usize::try_from(range.end - done).unwrap_or(usize::MAX))];
         match rustix::io::pwrite(fd, piece, done) {
             Ok(0) => return Err(no_room(fd, len, Errno::NOSPC)),
             Ok(written) => done += written as u64,
@@ -88,6 +92,17 @@ fn write_zeros(fd: BorrowedFd<'_>, mut done: u64, len: u64) -> Result<(), Error>
         }
     }
     Ok(())
+}
+
+/// Gives pages back: what was in them is zero afterwards, if anybody looks.
+pub(crate) fn punch_out(fd: BorrowedFd<'_>, range: Range<u64>) -> Result<(), Error> {
+    let len = range.end - range.start;
+    loop {
+        match fallocate(fd, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, range.start, len) {
+            Err(Errno::INTR) => {}
+            done => return done.map_err(|errno| Error::os(format_args!("giving {len} bytes back"), errno)),
+        }
+    }
 }
 
 /// What the file system has left; `None` if it has no size of its own, as that of memory files.

@@ -40,12 +40,12 @@ impl Random {
 }
 
 fn spec(bytes: u64) -> ObjectSpec {
-    ObjectSpec { kind: KIND, layout: u64::LAYOUT, count: bytes / 8, bytes, align: 8 }
+    ObjectSpec { kind: KIND, layout: u64::LAYOUT, count: bytes / 8, bytes, align: 8, windows: bytes }
 }
 
 fn facts() -> Facts {
     Facts {
-        geometry: Geometry::for_objects(4, 8, 9000, PAGE as u64).expect("a possible plan"),
+        geometry: Geometry::for_objects(4, 8, 9000, 40_000, PAGE as u64).expect("a possible plan"),
         backing: Backing::Named,
         unlink: Unlink::LastClose,
         mode: 0o600,
@@ -82,6 +82,9 @@ fn use_all(memory: &Arc<Mapping>) -> (bool, usize) {
     for object in opened.chain(numbered).chain(created).flatten().chain(listed) {
         let end = object.offset.checked_add(object.bytes).expect("no overflow");
         assert!(facts.geometry.objects_at <= object.offset && end <= memory.len() as u64, "{object:?}");
+        let end = object.windows_at.checked_add(object.windows).expect("no overflow");
+        assert!(object.windows == 0 || facts.geometry.windows_at <= object.windows_at, "{object:?}");
+        assert!(end <= memory.len() as u64, "{object:?}");
         found += 1;
     }
     assert!(directory.used() <= memory.len() as u64);

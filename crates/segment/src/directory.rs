@@ -12,15 +12,20 @@
 //!   48  count        of elements, or whatever its kind counts
 //!   56  align        in bytes
 //!   64  name         at most 200 bytes of UTF-8
-//!  264  text         description of the type, at most 248 bytes of UTF-8
+//!  264  text         description of the type, at most 232 bytes of UTF-8
+//!  496  windows_at   offset of its windows in the segment; 0 if it has none
+//!  504  windows      bytes that they have; 0 if it has none
 //! ```
+//!
+//! *Windows* are memory at the end of the segment whose pages are there only while the object wants them
+//! ([`Segment::allocate_window`](crate::Segment::allocate_window)). They are handed out in the same way as the bytes of objects.
 //!
 //! Who may write what: all of an entry is written by who creates the object, under the lock for creating
 //! objects of this segment, while `state` is 0. Entries that are READY never change.
 //!
 //! What a death leaves behind: a creator killed before READY leaves an entry whose `state` is 0. Nobody reads
 //! the rest of such an entry, and the next creator uses it. Which memory is free follows from the READY
-//! entries alone: it begins where the last of their objects ends. What the dead creator had already written
+//! entries alone: it begins where the last of their objects (or windows) ends. What the dead creator had already written
 //! there is zeroed first (`touched` in the header says how far it can have come), so that every object begins
 //! as zeros.
 //!
@@ -56,14 +61,16 @@ shared_struct! {
         count: AtomicU64,
         align: AtomicU64,
         name: [AtomicU64; 25],
-        text: [AtomicU64; 31],
+        text: [AtomicU64; 29],
+        windows_at: AtomicU64,
+        windows: AtomicU64,
     }
 }
 
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>();
 const READY: u32 = 1;
 const NAME_BYTES: usize = 200;
-const TEXT_BYTES: usize = 248;
+const TEXT_BYTES: usize = 232;
 /// Objects never share a pair of cache lines: what one writes does not slow the other down.
 const OBJECT_ALIGN: u64 = 128;
 
@@ -85,6 +92,10 @@ pub struct ObjectSpec {
     pub bytes: u64,
     /// Alignment in bytes: a power of two up to 4096. Objects are aligned to 128 at least.
     pub align: u64,
+    /// How many bytes of windows it has: address space without pages until
+    /// [`Segment::allocate_window`](crate::Segment::allocate_window). When opening: at least so many. Rounded up to a
+    /// multiple of 4096.
+    pub windows: u64,
 }
 
 /// Where an object lies: a private, checked copy of what the directory says.
@@ -99,6 +110,10 @@ pub struct Object {
     /// How many values its creator asked for. It has not been compared to `bytes`, a peer can have written
     /// both.
     pub count: u64,
+    /// Where its windows begin, in bytes from the start of the segment.
+    pub windows_at: u64,
+    /// How many bytes its windows have.
+    pub windows: u64,
 }
 
 /// An object in a list.
@@ -121,6 +136,7 @@ pub(crate) struct Directory {
     entries: PlacedSlice<Entry>,
     header: Placed<Header>,
     objects: Range<u64>,
+    windows: Range<u64>,
 }
 
 /// A private copy of an entry, checked.
@@ -188,6 +204,7 @@ impl Directory {
             entries: mapping.place_slice_for_reading(geometry.directory)?,
             header: mapping.place_for_reading(0)?,
             objects: geometry.objects(),
+            windows: geometry.windows(),
         })
     }
 
@@ -225,10 +242,14 @@ impl Directory {
             ));
         }
         let mut free = None;
-        let mut used_to = self.objects.start;
+        let (mut used_to, mut windows_used_to) = (self.objects.start, self.windows.start);
         for index in 0..self.len() {
             match self.read(index)? {
-                Some(record) => used_to = used_to.max(record.object.offset + record.object.bytes),
+                Some(record) => {
+                    let Object { offset, bytes, windows_at, windows, .. } = record.object;
+                    used_to = used_to.max(offset + bytes);
+                    windows_used_to = windows_used_to.max(windows_at + windows);
+                }
                 None if free.is_none() => free = Some(index),
                 None => {}
             }
@@ -254,9 +275,25 @@ impl Directory {
                 ),
             )
         })?;
+        let windows = spec
+            .windows
+            .checked_next_multiple_of(PAGE as u64)
+            .filter(|&bytes| bytes <= self.windows.end - windows_used_to)
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NoSpace,
+                    format!(
+                        "the segment has {} bytes of windows, {} used, {} asked; raise `SegmentOptions::windows`",
+                        self.windows.end - self.windows.start,
+                        windows_used_to - self.windows.start,
+                        spec.windows
+                    ),
+                )
+            })?;
+        let windows_at = if windows == 0 { 0 } else { windows_used_to };
         self.clear(mapping, offset, end)?;
         init(mapping, offset);
-        let object = Object { index, offset, bytes: spec.bytes, count: spec.count };
+        let object = Object { index, offset, bytes: spec.bytes, count: spec.count, windows_at, windows };
         self.write(name, spec, align, object);
         Ok(object)
     }
@@ -287,6 +324,8 @@ impl Directory {
         entry.bytes.store(object.bytes, Ordering::Relaxed);
         entry.count.store(object.count, Ordering::Relaxed);
         entry.align.store(align, Ordering::Relaxed);
+        entry.windows_at.store(object.windows_at, Ordering::Relaxed);
+        entry.windows.store(object.windows, Ordering::Relaxed);
         store_bytes(&entry.name, name.as_bytes());
         store_bytes(&entry.text, text.as_bytes());
         // Pairs with the Acquire in `read`.
@@ -350,12 +389,28 @@ impl Directory {
         if !inside || bytes == 0 || !align.is_power_of_two() || align > PAGE as u64 || offset % align != 0 {
             return Err(damaged(index, "its object does not lie where objects can"));
         }
+        let (windows_at, windows) =
+            (entry.windows_at.load(Ordering::Relaxed), entry.windows.load(Ordering::Relaxed));
+        let inside = windows_at
+            .checked_add(windows)
+            .is_some_and(|end| self.windows.start <= windows_at && end <= self.windows.end);
+        let none = windows_at == 0 && windows == 0;
+        if !none && (!inside || windows_at % PAGE as u64 != 0 || windows % PAGE as u64 != 0) {
+            return Err(damaged(index, "its windows do not lie where windows can"));
+        }
         let mut kind = [0; 16];
         kind.copy_from_slice(&load_bytes(&entry.kind, 16));
         Ok(Some(Record {
             kind: ObjectKind(kind),
             fingerprint: entry.fingerprint.load(Ordering::Relaxed),
-            object: Object { index, offset, bytes, count: entry.count.load(Ordering::Relaxed) },
+            object: Object {
+                index,
+                offset,
+                bytes,
+                count: entry.count.load(Ordering::Relaxed),
+                windows_at,
+                windows,
+            },
             name: load_bytes(&entry.name, name_len),
             text: String::from_utf8_lossy(&load_bytes(&entry.text, text_len)).into_owned(),
         }))
@@ -381,6 +436,15 @@ impl Record {
                 format!(
                     "it was created for {} ({} bytes), {} ({} bytes) are asked",
                     self.object.count, self.object.bytes, spec.count, spec.bytes
+                ),
+            ));
+        }
+        if self.object.windows < spec.windows {
+            return Err(Error::new(
+                ErrorKind::TooSmall,
+                format!(
+                    "it was created with {} bytes of windows, {} are asked",
+                    self.object.windows, spec.windows
                 ),
             ));
         }

@@ -79,6 +79,8 @@ pub enum ErrorKind {
     NotAttached,
     /// The segment was attached for reading only.
     ReadOnly,
+    /// Another process, which lives, has the role: the one producer or the one consumer of a queue.
+    RoleTaken,
     /// Somebody else held a lock for longer than the timeout.
     Busy,
     /// The system does not permit it.

@@ -207,6 +207,10 @@ impl<'de, T: From<OwnedFd>> Deserialize<'de> for Handed<T> {
     }
 }
 
+/// What is said of a handle that is serialised outside of [`pack`].
+pub const ONLY_WHILE_HANDED_OVER: &str = "handles can only be serialised while they are handed to a process: pass them as arguments or \
+                                          results, do not store them";
+
 /// Why a handle could not be handed over.
 #[derive(Debug)]
 pub struct HandoverError(Cause);
@@ -229,10 +233,7 @@ impl HandoverError {
 impl fmt::Display for HandoverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Cause::NoScope => f.write_str(
-                "handles can only be serialised while they are handed to a process: pass them as arguments or \
-                 results, do not store them",
-            ),
+            Cause::NoScope => f.write_str(ONLY_WHILE_HANDED_OVER),
             Cause::NoSuchIndex { index, count } => write!(
                 f,
                 "the handle names file descriptor {index} of a message that carries {count}: the bytes do not \

@@ -5,10 +5,10 @@
 //!    8  version          of this layout
 //!   12  byte_order       0x01020304 as the creator's machine writes it
 //!   16  plan             participant slots (low half) and directory entries (high half)
-//!   24  total            length of the whole segment in bytes
+//!   24  total            length of the whole segment in bytes, windows included
 //!   32  participants_at  always 4096
 //!   40  directory_at     behind the participants, at a multiple of 512
-//!   48  objects_at       behind the directory, at a multiple of 4096; objects fill the rest
+//!   48  objects_at       behind the directory, at a multiple of 4096; objects fill the rest, up to the windows
 //!   56  backing          1 memory file, 2 name under /dev/shm, 3 file, 4 adopted memory
 //!   60  unlink           0 never, 1 last close, 2 owner drop
 //!   64  mode             permission bits that the creator gave the name
@@ -22,10 +22,11 @@
 //!  128  touched          end of the highest range that the creation of an object has begun on
 //!  136  comings          bumped when a participant has come, left, or is buried: who sleeps among peers looks again
 //!  140  arrivals         bumped when a participant has come
+//!  144  windows          bytes at the end of the segment whose pages are there only while they are needed; a multiple of 4096
 //! ```
 //!
-//! Who may write what: everything up to `state` is written by the creator before the segment has a name or
-//! its descriptor has left the process. After READY only `boot` and `pid_namespace` of a file change, by the
+//! Who may write what: everything up to `state`, and `windows`, is written by the creator before the segment has a
+//! name or its descriptor has left the process. After READY only `boot` and `pid_namespace` of a file change, by the
 //! first who attaches after a reboot, under the lock of its directory; `touched` and `claim` change under the
 //! lock for creating objects (`directory.rs`), and `comings` and `arrivals` at any time
 //! (`participant.rs`). Several processes may adopt one memory at once, so the
@@ -33,8 +34,8 @@
 //! something else is told.
 //!
 //! Who believes what: nobody. [`Header::read`] loads each field once into private memory and checks it there;
-//! the offsets must be exactly those that follow from `plan` and `total`, and `total` must be the length that
-//! the kernel reports.
+//! the offsets must be exactly those that follow from `plan` and `total`, `total` must be the length that
+//! the kernel reports, and the windows must leave room for the tables.
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -72,12 +73,14 @@ shared_struct! {
         pub(crate) touched: AtomicU64,
         comings: AtomicU32,
         arrivals: AtomicU32,
-        unused: [AtomicU64; 14],
+        windows: AtomicU64,
+        unused: [AtomicU64; 13],
     }
 }
 
 const _: () = assert!(offset_of!(Header, boot) == 72 && offset_of!(Header, state) == 112);
 const _: () = assert!(offset_of!(Header, claim) == 120 && offset_of!(Header, touched) == 128);
+const _: () = assert!(offset_of!(Header, windows) == 144);
 
 /// Where these words stand in every segment.
 pub(crate) const COMINGS_AT: u64 = offset_of!(Header, comings) as u64;
@@ -115,13 +118,15 @@ pub(crate) enum Backing {
     Adopted,
 }
 
-/// Where the parts of a segment are: follows from three numbers, computed in one place, kept privately.
+/// Where the parts of a segment are: follows from four numbers, computed in one place, kept privately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub participants: Span,
     pub directory: Span,
-    /// Start and end of the area for objects; the end is the end of the segment.
+    /// Start of the area for objects, which ends where the windows begin.
     pub objects_at: u64,
+    /// Start of the windows, which end with the segment.
+    pub windows_at: u64,
     pub total: u64,
 }
 
@@ -145,31 +150,40 @@ pub(crate) struct Machine {
 }
 
 impl Geometry {
-    /// A segment with so many slots and entries and room for `bytes` of objects, its length a multiple of
+    /// A segment with so many slots and entries, room for `bytes` of objects and `windows`, both parts multiples of
     /// `granule`.
     pub(crate) fn for_objects(
         participants: u32,
         objects: u32,
         bytes: u64,
+        windows: u64,
         granule: u64,
     ) -> Result<Self, Error> {
-        let minimal = Self::with_total(participants, objects, u64::MAX / PAGE as u64 * PAGE as u64)?;
-        let total =
+        let minimal = Self::with_total(participants, objects, u64::MAX / PAGE as u64 * PAGE as u64, 0)?;
+        let windows_at =
             minimal.objects_at.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(granule));
+        let total = windows_at
+            .zip(windows.checked_next_multiple_of(granule))
+            .and_then(|(at, windows)| at.checked_add(windows));
         // A file's length is signed, and so is the largest distance between two bytes that a process can
         // reach.
         let total =
             total.filter(|&t| i64::try_from(t).is_ok() && isize::try_from(t).is_ok()).ok_or_else(|| {
                 Error::new(
                     ErrorKind::TooLarge,
-                    format!("{bytes} bytes are more than a file or an address space can hold"),
+                    format!("{bytes} bytes and {windows} of windows are more than a file or an address space can hold"),
                 )
             })?;
-        Ok(Self { total, ..minimal })
+        Ok(Self { windows_at: windows_at.unwrap_or(total), total, ..minimal })
     }
 
-    /// A segment of `total` bytes with so many slots and entries.
-    pub(crate) fn with_total(participants: u32, objects: u32, total: u64) -> Result<Self, Error> {
+    /// A segment of `total` bytes, of which `windows` are that, with so many slots and entries.
+    pub(crate) fn with_total(
+        participants: u32,
+        objects: u32,
+        total: u64,
+        windows: u64,
+    ) -> Result<Self, Error> {
         if participants == 0 || participants > MAX_PARTICIPANTS || objects == 0 || objects > MAX_OBJECTS {
             return Err(Error::new(
                 ErrorKind::InvalidLength,
@@ -185,21 +199,27 @@ impl Geometry {
             .next_multiple_of(ENTRY_BYTES as u64);
         let directory = Span { offset: directory_at, count: u64::from(objects) };
         let objects_at = (directory_at + directory.count * ENTRY_BYTES as u64).next_multiple_of(PAGE as u64);
-        if total < objects_at || total % PAGE as u64 != 0 {
+        let windows_at = total.checked_sub(windows).filter(|&at| at >= objects_at && at % PAGE as u64 == 0);
+        let Some(windows_at) = windows_at.filter(|_| total % PAGE as u64 == 0) else {
             return Err(Error::new(
                 ErrorKind::InvalidLength,
                 format!(
-                    "{total} bytes: the segment's own tables take {objects_at}, and the length counts in \
-                     {PAGE}"
+                    "{total} bytes with {windows} of windows: the segment's own tables take {objects_at}, and both \
+                     lengths count in {PAGE}"
                 ),
             ));
-        }
-        Ok(Self { participants, directory, objects_at, total })
+        };
+        Ok(Self { participants, directory, objects_at, windows_at, total })
     }
 
     /// The area in which objects lie.
     pub(crate) fn objects(&self) -> Range<u64> {
-        self.objects_at..self.total
+        self.objects_at..self.windows_at
+    }
+
+    /// Where the windows of objects lie.
+    pub(crate) fn windows(&self) -> Range<u64> {
+        self.windows_at..self.total
     }
 
     fn plan(&self) -> u64 {
@@ -222,6 +242,7 @@ impl Header {
             (&self.boot[0], facts.machine.boot[0]),
             (&self.boot[1], facts.machine.boot[1]),
             (&self.pid_namespace, facts.machine.pid_namespace),
+            (&self.windows, g.total - g.windows_at),
         ];
         let halves = [
             (&self.version, VERSION),
@@ -289,7 +310,8 @@ impl Header {
         if total > len {
             return Err(truncated(total, len));
         }
-        let geometry = Geometry::with_total(plan as u32, (plan >> 32) as u32, total)
+        let windows = self.windows.load(Ordering::Relaxed);
+        let geometry = Geometry::with_total(plan as u32, (plan >> 32) as u32, total, windows)
             .map_err(|e| damaged(&format!("its first page says {e}")))?;
         let parts = [
             self.participants_at.load(Ordering::Relaxed),
@@ -324,8 +346,8 @@ impl Header {
     /// True if nobody has written anything yet, or somebody has begun to write a header.
     pub(crate) fn is_to_be_written(&self) -> bool {
         let words = [&self.plan, &self.total, &self.participants_at, &self.directory_at, &self.objects_at];
-        let blank =
-            || words.into_iter().chain(&self.boot).chain(&self.id).all(|w| w.load(Ordering::Relaxed) == 0);
+        let words = words.into_iter().chain([&self.windows]);
+        let blank = || words.chain(&self.boot).chain(&self.id).all(|w| w.load(Ordering::Relaxed) == 0);
         match (self.state.load(Ordering::Relaxed), self.magic.load(Ordering::Relaxed)) {
             (0, 0) => blank(),
             (0, magic) => magic == MAGIC,
@@ -467,7 +489,8 @@ mod tests {
 
     fn facts(bytes: u64) -> Facts {
         Facts {
-            geometry: Geometry::for_objects(4, 8, bytes, PAGE as u64).expect("a possible plan"),
+            geometry: Geometry::for_objects(4, 8, bytes, 3 * PAGE as u64, PAGE as u64)
+                .expect("a possible plan"),
             backing: Backing::Adopted,
             unlink: Unlink::Never,
             mode: 0o600,
@@ -497,7 +520,7 @@ mod tests {
     #[test]
     fn each_wrong_field_is_an_error_of_its_kind() {
         type Spoil = fn(&Header);
-        let cases: [(Spoil, ErrorKind); 14] = [
+        let cases: [(Spoil, ErrorKind); 18] = [
             (|h| h.magic.store(7, Ordering::Relaxed), ErrorKind::NotOurs),
             (|h| h.state.store(0, Ordering::Relaxed), ErrorKind::HalfBuilt),
             (|h| h.version.store(2, Ordering::Relaxed), ErrorKind::WrongVersion),
@@ -512,6 +535,13 @@ mod tests {
             (|h| h.objects_at.store(4096, Ordering::Relaxed), ErrorKind::Damaged),
             (|h| h.backing.store(0, Ordering::Relaxed), ErrorKind::Damaged),
             (|h| h.unlink.store(3, Ordering::Relaxed), ErrorKind::Damaged),
+            (|h| h.windows.store(4095, Ordering::Relaxed), ErrorKind::Damaged),
+            (|h| h.windows.store(u64::MAX, Ordering::Relaxed), ErrorKind::Damaged),
+            (|h| h.windows.store(h.total.load(Ordering::Relaxed), Ordering::Relaxed), ErrorKind::Damaged),
+            (
+                |h| h.windows.store(h.total.load(Ordering::Relaxed) + 4096, Ordering::Relaxed),
+                ErrorKind::Damaged,
+            ),
         ];
         for (index, (spoil, kind)) in cases.into_iter().enumerate() {
             let (memory, facts) = written();
@@ -526,16 +556,19 @@ mod tests {
     fn lengths_that_can_not_be_are_errors() {
         let page = PAGE as u64;
         for bytes in [u64::MAX, u64::MAX - 4096, i64::MAX as u64] {
-            assert_eq!(Geometry::for_objects(1, 1, bytes, page).unwrap_err().kind(), ErrorKind::TooLarge);
+            assert_eq!(Geometry::for_objects(1, 1, bytes, 0, page).unwrap_err().kind(), ErrorKind::TooLarge);
+            assert_eq!(Geometry::for_objects(1, 1, 1, bytes, page).unwrap_err().kind(), ErrorKind::TooLarge);
         }
+        let half = i64::MAX as u64 / 2 + 1;
+        assert_eq!(Geometry::for_objects(1, 1, half, half, page).unwrap_err().kind(), ErrorKind::TooLarge);
         for (slots, entries) in [(0, 1), (1, 0), (65_536, 1), (1, 65_537), (u32::MAX, u32::MAX)] {
             assert_eq!(
-                Geometry::for_objects(slots, entries, 1, page).unwrap_err().kind(),
+                Geometry::for_objects(slots, entries, 1, 0, page).unwrap_err().kind(),
                 ErrorKind::InvalidLength
             );
         }
         let largest =
-            Geometry::for_objects(MAX_PARTICIPANTS, MAX_OBJECTS, 1, page).expect("the largest tables");
+            Geometry::for_objects(MAX_PARTICIPANTS, MAX_OBJECTS, 1, 0, page).expect("the largest tables");
         assert!(largest.total < 64 << 20);
     }
 

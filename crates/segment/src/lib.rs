@@ -9,6 +9,7 @@
 //!            participants: who is attached, and the proof that one died      participant.rs, helper.rs
 //!            directory: objects by name                                      directory.rs
 //!            objects
+//!            windows: pages of objects that come and go                     windows.rs
 //! ```
 //!
 //! Everything in a segment can have been written by anybody: another version of this crate, another program,
@@ -44,6 +45,7 @@ pub mod plain;
 mod registry;
 mod segment;
 mod sent;
+mod windows;
 
 pub use directory::{Object, ObjectInfo, ObjectKind, ObjectSpec};
 pub use error::{Error, ErrorKind};

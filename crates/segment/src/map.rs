@@ -121,12 +121,13 @@ impl Mapping {
         };
         prefix.map_err(failed)?;
         let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // No memory is set aside for windows that nobody may ever need; all else is allocated by who creates the file.
+        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: MAP_FIXED replaces pages of our own reservation only: [base, base + rounded) is inside of
         // it.
         unsafe { mmap(base.as_ptr().cast(), rounded, access, flags, fd, 0) }.map_err(failed)?;
         // A core dump of gigabytes would delay the news of a death by seconds. Not having it harms nothing.
-        let _ = mapping.advise(Advice::LinuxDontDump);
+        let _ = mapping.advise(Advice::LinuxDontDump, len);
         Ok(Arc::new(mapping))
     }
 
@@ -205,18 +206,18 @@ impl Mapping {
         !matches!(self.memory, Memory::Adopted { .. })
     }
 
-    fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
+    fn advise(&self, advice: Advice, len: usize) -> rustix::io::Result<()> {
         // SAFETY: the range is ours, and none of the kinds of advice used here changes what is read from it.
-        unsafe { madvise(self.base().cast(), self.len, advice) }
+        unsafe { madvise(self.base().cast(), len.min(self.len), advice) }
     }
 
-    /// Makes the kernel map every page now, so that later accesses do not fault. True if it did.
+    /// Makes the kernel map every page of the first `len` bytes now, so that later accesses do not fault. True if it did.
     ///
     /// A page that can not be had (a full tmpfs) is an error here and not a SIGBUS later; kernels before 5.14
     /// can not tell.
-    pub(crate) fn populate(&self) -> Result<bool, Errno> {
+    pub(crate) fn populate(&self, len: usize) -> Result<bool, Errno> {
         let advice = if self.writable { Advice::LinuxPopulateWrite } else { Advice::LinuxPopulateRead };
-        match self.advise(advice) {
+        match self.advise(advice, len) {
             Ok(()) => Ok(true),
             // What an access would have raised SIGBUS for.
             Err(Errno::FAULT | Errno::NOMEM | Errno::HWPOISON) => Err(Errno::NOSPC),
@@ -226,13 +227,13 @@ impl Mapping {
 
     /// Asks for transparent huge pages. True if the kernel takes note.
     pub(crate) fn ask_for_huge_pages(&self) -> bool {
-        self.advise(Advice::LinuxHugepage).is_ok()
+        self.advise(Advice::LinuxHugepage, self.len).is_ok()
     }
 
-    /// Keeps the pages in memory. True if the kernel agreed (RLIMIT_MEMLOCK).
-    pub(crate) fn lock_in_memory(&self) -> bool {
+    /// Keeps the pages of the first `len` bytes in memory. True if the kernel agreed (RLIMIT_MEMLOCK).
+    pub(crate) fn lock_in_memory(&self, len: usize) -> bool {
         // SAFETY: locking does not change what is read.
-        unsafe { mlock(self.base().cast(), self.len) }.is_ok()
+        unsafe { mlock(self.base().cast(), len.min(self.len)) }.is_ok()
     }
 
     /// Asks for pages of the NUMA nodes in `nodes` (a bit mask), interleaved or preferred. True if the kernel

@@ -31,6 +31,7 @@ pub struct SegmentOptions {
     pub(crate) unlink: Option<Unlink>,
     pub(crate) participants: u32,
     pub(crate) objects: u32,
+    pub(crate) windows: u64,
     pub(crate) read_only: bool,
     pub(crate) single_writer: bool,
     pub(crate) prefault: bool,
@@ -74,6 +75,7 @@ impl Default for SegmentOptions {
             unlink: None,
             participants: 128,
             objects: 64,
+            windows: 0,
             read_only: false,
             single_writer: false,
             prefault: false,
@@ -147,6 +149,16 @@ impl SegmentOptions {
     #[must_use]
     pub fn objects(mut self, most: u32) -> Self {
         self.objects = most;
+        self
+    }
+
+    /// So many bytes of *windows* behind the objects, rounded up to pages: address space (of each process that attaches) and length
+    /// of the file, but no memory and no blocks, until an object allocates a part of it. Queues for messages of any size need
+    /// them; 0 unless set. RLIMIT_AS and RLIMIT_FSIZE count them. (A process that has asked for all its memory to be there, by
+    /// `mlockall(MCL_FUTURE)`, gets these pages too.)
+    #[must_use]
+    pub fn windows(mut self, bytes: u64) -> Self {
+        self.windows = bytes;
         self
     }
 

@@ -214,6 +214,14 @@ impl Segment {
         self.0.directory.used() as usize
     }
 
+    /// How many bytes of windows objects can have in all; see [`SegmentOptions::windows`](SegmentOptions::windows).
+    #[must_use]
+    pub fn windows(&self) -> usize {
+        let windows = self.0.facts.geometry.windows();
+        // No longer than the mapping.
+        (windows.end - windows.start) as usize
+    }
+
     /// A random number by which this segment can be told from all others.
     #[must_use]
     pub fn id(&self) -> u128 {
@@ -379,7 +387,7 @@ impl Segment {
     ///
     /// let segment = Segment::anonymous(4096)?;
     /// let kind = ObjectKind::new("Counter");
-    /// let spec = ObjectSpec { kind, layout: u64::LAYOUT, count: 1, bytes: 8, align: 8 };
+    /// let spec = ObjectSpec { kind, layout: u64::LAYOUT, count: 1, bytes: 8, align: 8, windows: 0 };
     /// let object = segment.create_object("hits", &spec, |mapping, offset| {
     ///     mapping.place::<AtomicU64>(offset).expect("it was made for this").store(41, Ordering::Relaxed);
     /// })?;

@@ -133,7 +133,14 @@ impl Board {
 }
 
 fn words(count: u64) -> ObjectSpec {
-    ObjectSpec { kind: ObjectKind::new("Words"), layout: u64::LAYOUT, count, bytes: count * 8, align: 8 }
+    ObjectSpec {
+        kind: ObjectKind::new("Words"),
+        layout: u64::LAYOUT,
+        count,
+        bytes: count * 8,
+        align: 8,
+        windows: 0,
+    }
 }
 
 fn first_word(segment: &Segment, object: Object) -> u64 {
@@ -727,6 +734,8 @@ fn a_full_file_system_is_an_error() {
         assert!(error.to_string().contains("left"), "{error}");
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         touch_all(&fits);
+        drop(fits);
+        windows_on_a_full_file_system(&options);
         adopt_on_full_shm(&base.0);
     });
     ended_well(child);
@@ -734,6 +743,29 @@ fn a_full_file_system_is_an_error() {
         not_run("a full tmpfs: neither root nor user namespaces here, so nothing can be mounted");
     }
     base.end();
+}
+
+/// The file system has 1 MiB; the windows may be larger, but not what is allocated of them.
+fn windows_on_a_full_file_system(options: &SegmentOptions) {
+    let segment = options.clone().windows(1 << 30).create("w", 4096).expect("windows take no room");
+    let spec = ObjectSpec { windows: 1 << 30, ..words(8) };
+    let at = segment.create_object("windows", &spec, |_, _| {}).expect("all of them").windows_at;
+    let touch = |len: u64| {
+        let span = Span { offset: at, count: len / 8 };
+        let words = segment.mapping().place_slice::<AtomicU64>(span).expect("inside");
+        words.iter().step_by(512).for_each(|word| _ = word.fetch_add(1, Ordering::Relaxed));
+    };
+    segment.allocate_window(at, 512 << 10).expect("half of what there is");
+    touch(512 << 10);
+    for len in [768 << 10, 2 << 20, 1 << 29] {
+        let error = segment.allocate_window(at + (512 << 10), len).expect_err("more than there is");
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(error.to_string().contains("the file system has"), "{error}");
+    }
+    touch(512 << 10);
+    segment.release_window(at, 512 << 10).expect("given back");
+    segment.allocate_window(at, 768 << 10).expect("now there is room");
+    touch(768 << 10);
 }
 
 /// Writes to every page: a missing one would be a SIGBUS.

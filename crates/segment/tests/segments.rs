@@ -61,7 +61,7 @@ fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
 }
 
 fn counter(count: u64) -> ObjectSpec {
-    ObjectSpec { kind: COUNTER, layout: u64::LAYOUT, count, bytes: count * 8, align: 8 }
+    ObjectSpec { kind: COUNTER, layout: u64::LAYOUT, count, bytes: count * 8, align: 8, windows: 0 }
 }
 
 fn word(segment: &Segment, object: Object) -> u64 {
@@ -595,4 +595,120 @@ fn a_shmem_becomes_a_segment() {
         "its owner removes it as ever"
     );
     assert_eq!(second.objects().len(), 1);
+}
+
+/// What the file of a segment takes, in bytes.
+fn taken(segment: &Segment) -> u64 {
+    rustix::fs::fstat(segment.fd().expect("a file")).expect("looked at").st_blocks as u64 * 512
+}
+
+fn with_windows(bytes: u64) -> ObjectSpec {
+    ObjectSpec { windows: bytes, ..counter(1) }
+}
+
+#[test]
+fn windows_take_memory_only_while_it_is_allocated() {
+    const TEBIBYTE: u64 = 1 << 40;
+    let base = Base::new("windows");
+    let options = base.options().windows(TEBIBYTE + 1);
+    let in_shm = SegmentOptions::new().windows(TEBIBYTE + 1);
+    let name = format!("windows-{}", std::process::id());
+    let segments = [
+        options.anonymous(4096).expect("memory"),
+        options.clone().prefault(true).huge_pages(true).anonymous(4096).expect("memory"),
+        in_shm.create(&name, 4096).expect("a name"),
+        in_shm.clone().prefault(true).lock_in_memory(true).open_or_create(&name, 4096).expect("a name"),
+    ];
+    for segment in segments {
+        assert_eq!(segment.capacity() % 4096, 0);
+        assert!(segment.windows() as u64 > TEBIBYTE && segment.windows() as u64 <= TEBIBYTE + (2 << 20));
+        let before = taken(&segment);
+        assert!(before < 64 << 20, "{before} bytes are there");
+
+        let [one, two] = [("one", 1 << 30), ("two", 5000)].map(|(name, bytes)| {
+            segment.open_or_create_object(name, &with_windows(bytes), |_, _| {}).expect("room")
+        });
+        let none = segment.open_or_create_object("none", &counter(1), |_, _| {}).expect("room");
+        assert_eq!((none.windows_at, none.windows), (0, 0));
+        assert_eq!((one.windows, two.windows), (1 << 30, 8192));
+        assert_eq!(two.windows_at, one.windows_at + (1 << 30), "side by side");
+        assert_eq!(segment.open_object("one", &counter(1)).expect("found"), one);
+        assert_eq!(kind(segment.open_object("one", &with_windows((1 << 30) + 1))), ErrorKind::TooSmall);
+        let error = segment.create_object("three", &with_windows(TEBIBYTE), |_, _| {}).expect_err("no room");
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.to_string().contains("raise `SegmentOptions::windows`"), "{error}");
+        assert_eq!(
+            kind(segment.create_object("three", &with_windows(u64::MAX), |_, _| {})),
+            ErrorKind::NoSpace
+        );
+
+        let at = one.windows_at + (1 << 21);
+        segment.allocate_window(at, 3 << 20).expect("memory");
+        let span = Span { offset: at, count: (3 << 20) / 8 };
+        let words = segment.mapping().place_slice::<AtomicU64>(span).expect("inside");
+        assert!(words.iter().all(|word| word.swap(7, Ordering::Relaxed) == 0));
+        segment.allocate_window(at, 3 << 20).expect("once more changes nothing");
+        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 7));
+        assert!(taken(&segment) >= before + (3 << 20));
+        segment.release_window(at, 3 << 20).expect("given back");
+        assert!(taken(&segment) < before + (1 << 20), "{} before, {} now", before, taken(&segment));
+
+        let (start, end) = (segment.mapping().len() - segment.windows(), segment.mapping().len() as u64);
+        let outside =
+            [(0, 4096), (start as u64 - 1, 2), (end - 4096, 4097), (end, 1), (at, 0), (u64::MAX, 2)];
+        for (offset, len) in outside {
+            assert_eq!(
+                kind(segment.allocate_window(offset, len)),
+                ErrorKind::InvalidLength,
+                "{offset} {len}"
+            );
+            assert_eq!(kind(segment.release_window(offset, len)), ErrorKind::InvalidLength, "{offset} {len}");
+        }
+    }
+}
+
+#[test]
+fn windows_of_files_and_of_those_who_may_not_write() {
+    let base = Base::new("windows-of");
+    let path = base.0.join("f");
+    let file = base.options().windows(1 << 30).file(&path, 4096).expect("a file");
+    let before = taken(&file);
+    assert!(before < 1 << 24, "{before} bytes are there");
+    assert_eq!(kind(base.options().windows(1 << 31).file(&path, 4096)), ErrorKind::TooSmall);
+    let at = file.create_object("one", &with_windows(1 << 20), |_, _| {}).expect("room").windows_at;
+    file.allocate_window(at, 1 << 20).expect("room on the disk");
+    assert!(taken(&file) >= before + (1 << 20));
+    match file.release_window(at, 1 << 20) {
+        Ok(()) => assert!(taken(&file) < before + (1 << 20)),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}"),
+    }
+    let reader = base.options().read_only(true).open_file(&path).expect("it is there");
+    assert_eq!(kind(reader.allocate_window(at, 4096)), ErrorKind::ReadOnly);
+    assert_eq!(reader.open_object("one", &with_windows(1 << 20)).expect("found").windows_at, at);
+    drop((file, reader));
+    OpenOptions::new().write(true).open(&path).expect("the file").set_len(1 << 29).expect("cut");
+    assert_eq!(kind(base.options().open_file(&path)), ErrorKind::Truncated);
+    std::fs::remove_file(&path).expect("it is there");
+
+    let single = SegmentOptions::new().windows(1 << 20).single_writer(true).anonymous(4096).expect("memory");
+    let at = single.create_object("one", &with_windows(1 << 20), |_, _| {}).expect("room").windows_at;
+    single.allocate_window(at, 8192).expect("the creator goes on writing");
+    assert_eq!(
+        kind(single.release_window(at, 8192)),
+        ErrorKind::Denied,
+        "the kernel does not punch sealed files"
+    );
+
+    let memory = Mapping::heap(1 << 17);
+    let (base, len) = (std::ptr::NonNull::new(memory.base()).expect("mapped"), memory.len());
+    // SAFETY: the segment keeps the memory, which nobody else uses.
+    let adopted = unsafe { Segment::adopt(base, len, Box::new(Arc::clone(&memory))) }.expect("large enough");
+    assert_eq!(adopted.windows(), 0);
+    assert_eq!(kind(adopted.allocate_window(0, 4096)), ErrorKind::Unsupported);
+    assert_eq!(kind(adopted.release_window(0, 4096)), ErrorKind::Unsupported);
+    assert_eq!(kind(adopted.create_object("one", &with_windows(1), |_, _| {})), ErrorKind::NoSpace);
+    let options = SegmentOptions::new().windows(4096);
+    // SAFETY: as above.
+    let refused = unsafe { options.adopt(base, len, Box::new(Arc::clone(&memory))) };
+    assert_eq!(kind(refused), ErrorKind::Unsupported);
 }

@@ -33,7 +33,7 @@ pub struct Options {
 const SHORT: &str = "kills,images,double";
 
 /// What is counted, in the order in which people want to know it.
-const FIGURES: [&str; 5] = ["operations", "states", "kills", "images", "pairs"];
+const FIGURES: [&str; 6] = ["operations", "states", "kills", "images", "pairs", "taken"];
 const BAD: [&str; 5] = ["wedged", "lost", "duplicated", "corrupt", "crashed"];
 
 type Totals = BTreeMap<String, u64>;

@@ -39,7 +39,7 @@ enum Command {
     Test(test::Options),
     /// Weaken each memory ordering in turn: some model must fail
     Mutants(mutants::Options),
-    /// The loom models, in both shim configurations
+    /// The loom models, in both shim configurations, and the long forms of the explicit-state models
     Model {
         /// Only models whose name contains this
         filter: Option<String>,
@@ -66,6 +66,14 @@ enum Command {
         #[arg(value_parser = text::parse_duration)]
         duration: Duration,
     },
+    /// Kill producers and consumers of a queue for a while, and account for every message
+    QueueStorm {
+        /// For how long, like 30s or 5m
+        #[arg(value_parser = text::parse_duration)]
+        duration: Duration,
+    },
+    /// Record what processes see of a queue, and compare it with what a queue can show
+    Linear,
     /// How soon sleepers of each kind know of a death, and what waiting costs
     Wake,
     /// Look for torn reads of a Value for a while, beside a twin that must tear
@@ -98,6 +106,8 @@ fn main() -> ExitCode {
         Command::Crash(options) => crash::run(&place, &options),
         Command::Storm { duration } => tools::storm(&place, duration),
         Command::Tempest { duration } => tools::tempest(&place, duration),
+        Command::QueueStorm { duration } => tools::queue_storm(&place, duration),
+        Command::Linear => tools::linear(&place),
         Command::Wake => tools::wake(&place),
         Command::Torn { duration } => tools::torn(&place, duration),
         Command::Miri { seeds } => tools::miri(&place, seeds),

@@ -73,6 +73,14 @@ pub fn tests(place: &Place, shim: Shim) -> Command {
     command
 }
 
+/// The explicit-state models in their long forms: they know no memory orderings, but deaths and stops.
+fn explicit(place: &Place) -> Command {
+    let mut command = place.cargo();
+    command.args(["test", "--release", "--no-fail-fast", "--package", "crossproc-ring"]);
+    command.args(["--test", "exchange_protocol", "--", "--show-output"]).env("LONG_MODELS", "1");
+    command
+}
+
 /// `cargo xtask model`
 pub fn run(place: &Place, filter: Option<&str>) -> Result<bool, String> {
     let mut session = Session::start(place)?;
@@ -84,6 +92,9 @@ pub fn run(place: &Place, filter: Option<&str>) -> Result<bool, String> {
         for (name, executions) in &session.tally.models[from..] {
             println!("    {name:<44} {:>12} executions", crate::text::count(*executions));
         }
+    }
+    if filter.is_none() {
+        session.tests("explicit states, long", explicit(place), LIMIT)?;
     }
     session.finish(false)
 }

@@ -16,9 +16,12 @@ use crate::sites::{self, Mutant};
 use crate::text::duration;
 
 /// Files whose orderings are mutated, each with the package whose models judge it: those in `tests/model/` in a file of the
-/// same name if there is one, else all.
-const FILES: [(&str, &str); 8] = [
+/// same name (or of the name of its folder) if there is one, else all.
+const FILES: [(&str, &str); 11] = [
     ("crates/atomic/src/event.rs", "crossproc-atomic"),
+    ("crates/ring/src/blocks.rs", "crossproc-ring"),
+    ("crates/ring/src/exchange/mod.rs", "crossproc-ring"),
+    ("crates/ring/src/exchange/recovery.rs", "crossproc-ring"),
     ("crates/ring/src/latest.rs", "crossproc-ring"),
     ("crates/sync/src/barrier.rs", "crossproc-sync"),
     ("crates/sync/src/flag.rs", "crossproc-sync"),
@@ -439,8 +442,11 @@ impl Copy {
         let trouble = |e| format!("cannot change {}: {e}", file.display());
         let source = fs::read_to_string(&file).map_err(trouble)?;
         fs::write(&file, case.mutant.apply(&source)).map_err(trouble)?;
-        // crates/sync/src/once.rs has its models in crates/sync/tests/model/once.rs.
-        let models = self.root().join(case.file.replace("/src/", "/tests/model/"));
+        // crates/sync/src/once.rs has its models in crates/sync/tests/model/once.rs, src/exchange/*.rs in tests/model/exchange.rs.
+        let path = case.file.replace("/src/", "/tests/model/");
+        let folder = path.rsplit_once('/').map(|(folder, _)| format!("{folder}.rs"));
+        let folder = folder.filter(|file| file.contains("/tests/model/"));
+        let models = self.root().join(folder.as_ref().unwrap_or(&path));
         let name = models.file_stem().and_then(|name| name.to_str());
         let verdict = self.verdict(place, case.package, name.filter(|_| models.exists()), limit);
         fs::write(&file, source).map_err(trouble)?;

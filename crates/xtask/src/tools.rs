@@ -29,6 +29,16 @@ pub fn tempest(place: &Place, duration: Duration) -> Result<bool, String> {
     soak(place, "tempest", &[&seconds(duration), "--kills", "0"])
 }
 
+/// `cargo xtask queue-storm`
+pub fn queue_storm(place: &Place, duration: Duration) -> Result<bool, String> {
+    soak(place, "queue_storm", &[&seconds(duration), "--kills", "0"])
+}
+
+/// `cargo xtask linear`
+pub fn linear(place: &Place) -> Result<bool, String> {
+    soak(place, "linear", &[])
+}
+
 /// `cargo xtask wake`
 pub fn wake(place: &Place) -> Result<bool, String> {
     soak(place, "wake", &[])

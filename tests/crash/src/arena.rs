@@ -59,7 +59,8 @@ pub(crate) fn of_access<T>(result: &Result<T, AccessError>) -> u64 {
 const PLACES: usize = 8;
 /// Words on the board for what else processes tell.
 const NOTES: usize = 64;
-/// Words per place on the board: the result and one, when the play began and when it ended, in nanoseconds; 1 once it is ready.
+/// Words per place on the board: the result and one, when the play began and when it ended, in nanoseconds; 1 once it is ready, and
+/// 2 once it may play.
 const TOLD: usize = 0;
 const BEGAN: usize = 1;
 const ENDED: usize = 2;
@@ -136,6 +137,22 @@ impl Arena {
             self.play(place, play);
         });
         Extra { pid: Some(pid) }
+    }
+
+    /// As [`extra`](Self::extra), but it is only made ready; returns when it is. It plays once it [may](Self::go_on).
+    pub(crate) fn ready_extra(&self, place: usize, role: Role) -> Extra {
+        let pid = kernel::fork(|| {
+            let play = self.ready(place, role);
+            self.board.await_at_least(place * WORDS + READY, 2);
+            self.play(place, play);
+        });
+        self.board.await_at_least(place * WORDS + READY, 1);
+        Extra { pid: Some(pid) }
+    }
+
+    /// Lets the process in this place play.
+    pub(crate) fn go_on(&self, place: usize) {
+        self.board.set(place * WORDS + READY, 2);
     }
 
     /// Waits until the process in this place is ready and sleeps in its play.
@@ -249,6 +266,21 @@ pub(crate) fn steps(victim: &mut Victim, n: u64) -> bool {
         }
     }
     true
+}
+
+/// Lets it run until it sleeps; false if its play is over before. When it wakes it stands behind the system call in which it slept.
+pub(crate) fn fall_asleep(victim: &mut Victim) -> bool {
+    loop {
+        // The rest of a system call, or a whole one; the first time any instruction.
+        match one_step(victim) {
+            Doing::Stepped => {}
+            Doing::Asleep => return true,
+            Doing::Over => return false,
+        }
+        if matches!(victim.to_syscall(), Step::End | Step::Exited(_)) {
+            return false;
+        }
+    }
 }
 
 /// Lets it run to the end of its play; false if that takes longer than `limit` (and it goes on).

@@ -158,6 +158,7 @@ pub(crate) fn flawed_words(segment: &Segment) -> PlacedSlice<AtomicU32> {
         count: COUNT,
         bytes: 4 * COUNT,
         align: 64,
+        windows: 0,
     };
     let object = segment.open_or_create_object("flawed", &spec, |_, _| ()).expect("room for planted bugs");
     let span = Span { offset: object.offset, count: COUNT };

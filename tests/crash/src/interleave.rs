@@ -19,6 +19,7 @@ use crate::arena::{Arena, Doing, one_step, run_to_exit, run_to_mark};
 use crate::cast::{self, wide};
 use crate::linear::{Call, Sequential, is_linearizable};
 use crate::options::Options;
+use crate::queue_cast::{self as queues, Came, Move};
 use crate::report::{Report, Row};
 use crate::scene::Operation;
 use crate::step::{Verdict, Victim, marked};
@@ -42,6 +43,7 @@ enum Op {
     Release,
     Push(u64),
     Pop,
+    Close,
 }
 
 /// Answers that are no numbers of a value.
@@ -49,6 +51,7 @@ const NO: u64 = u64::MAX;
 const YES: u64 = u64::MAX - 1;
 const TORN: u64 = u64::MAX - 2;
 const FAILED: u64 = u64::MAX - 3;
+const CLOSED: u64 = u64::MAX - 4;
 
 /// Does one thing, and says what came of it.
 type Acts = Box<dyn FnMut(Op) -> u64>;
@@ -208,6 +211,38 @@ fn queue(state: &mut State, _: usize, op: Op) -> u64 {
         Op::Pop => state.remove(0),
         _ => unreachable!("no operation of a queue"),
     }
+}
+
+fn queue_move(op: Op) -> Move {
+    match op {
+        Op::Push(n) => Move::Push(n),
+        Op::Pop => Move::Pop,
+        _ => Move::Close,
+    }
+}
+
+fn queue_answer(came: Came) -> u64 {
+    match came {
+        Came::Value(value) => value,
+        Came::Yes => YES,
+        Came::No => NO,
+        Came::Closed => CLOSED,
+        Came::Failed => FAILED,
+    }
+}
+
+/// `state[0]`: 1 when it is closed; then the messages.
+fn queue_of_one(state: &mut State, _: usize, op: Op) -> u64 {
+    queue_answer(queues::next(state, 1, queue_move(op)))
+}
+
+fn queue_of_two(state: &mut State, _: usize, op: Op) -> u64 {
+    queue_answer(queues::next(state, 2, queue_move(op)))
+}
+
+fn on_queue(segment: &Segment, capacity: usize, first: Option<u64>) -> Acts {
+    let mut plays = queues::plays(segment, capacity, first);
+    Box::new(move |op| queue_answer(plays(queue_move(op))))
 }
 
 fn of_wide(got: Result<cast::Wide, crossproc_primitives::AccessError>) -> u64 {
@@ -521,6 +556,64 @@ const GAMES: &[Game] = &[
     },
 ];
 
+/// Queues, first of one place, then of two; where it matters with one message in it from each player.
+const QUEUES: &[Game] = &[
+    Game {
+        name: "Queue of one: send, recv | send, recv",
+        first: || vec![0],
+        next: queue_of_one,
+        may_fail: false,
+        ready: |s| on_queue(s, 1, None),
+        scripts: [&[Op::Push(1), Op::Pop], &[Op::Push(2), Op::Pop]],
+        last: &[Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of one: send, send | recv, recv",
+        first: || vec![0],
+        next: queue_of_one,
+        may_fail: false,
+        ready: |s| on_queue(s, 1, None),
+        scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Pop, Op::Pop]],
+        last: &[Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of one: send, send | close, recv",
+        first: || vec![0],
+        next: queue_of_one,
+        may_fail: false,
+        ready: |s| on_queue(s, 1, None),
+        scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Close, Op::Pop]],
+        last: &[Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of two: send, send | send, recv",
+        first: || vec![0],
+        next: queue_of_two,
+        may_fail: false,
+        ready: |s| on_queue(s, 2, None),
+        scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Push(3), Op::Pop]],
+        last: &[Op::Pop, Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of two, full: recv, recv | recv, send",
+        first: || vec![0, 90, 90],
+        next: queue_of_two,
+        may_fail: false,
+        ready: |s| on_queue(s, 2, Some(90)),
+        scripts: [&[Op::Pop, Op::Pop], &[Op::Pop, Op::Push(4)]],
+        last: &[Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of two, full: recv, send | close, send",
+        first: || vec![0, 90, 90],
+        next: queue_of_two,
+        may_fail: false,
+        ready: |s| on_queue(s, 2, Some(90)),
+        scripts: [&[Op::Pop, Op::Push(5)], &[Op::Close, Op::Push(6)]],
+        last: &[Op::Pop, Op::Pop, Op::Pop],
+    },
+];
+
 /// Planted bugs.
 const PLANTED: &[Game] = &[
     Game {
@@ -674,21 +767,37 @@ impl Found {
     }
 }
 
-/// Every schedule with one preemption (every `stride`-th), and `samples` of those with two, all of them if they are no more.
-fn explore(board: &Board, game: &Game, stride: u64, samples: u64, rng: &mut Rng) -> (Found, u64) {
+/// How many instructions a script takes that nobody disturbs.
+fn length(board: &Board, game: &Game, who: usize) -> u64 {
+    let arena = Arena::new(board, |_| ());
+    let mut player = player(game, &arena, who);
+    while one_step(&mut player) == Doing::Stepped {}
+    player.count()
+}
+
+/// Every schedule with one preemption (for a quick run a sample), and `samples` of those with two, all of them if they are no more;
+/// until `enough` of them are wrong.
+fn explore(
+    board: &Board,
+    game: &Game,
+    options: &Options,
+    samples: u64,
+    rng: &mut Rng,
+    enough: usize,
+) -> (Found, u64) {
     let mut found = Found::default();
-    let mut lengths = [0; 2];
+    let lengths = [0, 1].map(|who| length(board, game, who));
     for early in [0, 1] {
-        let mut a = 0;
-        while found.wrong.len() < 4 && found.play(board, game, early, a, None) {
-            a += stride;
+        for a in options.places(|| lengths[early]) {
+            if found.wrong.len() >= enough || !found.play(board, game, early, a, None) {
+                break;
+            }
         }
-        lengths[early] = a;
     }
     let one = found.schedules;
     let all = lengths[0] * lengths[1] * 2;
     for n in 0..samples.min(all) {
-        if found.wrong.len() >= 4 {
+        if found.wrong.len() >= enough {
             break;
         }
         let n = if samples >= all { n } else { rng.below(all) };
@@ -699,21 +808,22 @@ fn explore(board: &Board, game: &Game, stride: u64, samples: u64, rng: &mut Rng)
     (found, one)
 }
 
-/// Every schedule with one preemption (for a quick run every seventh), and a sample of those with two.
+/// Every schedule with one preemption, and a sample of those with two; for a quick run, a sample of both.
 pub fn run(options: &Options, _: &[Operation]) -> Report {
     let board = Arena::board();
     let mut rng = Rng::new(options.seed);
     let mut report = Report::new(MODE);
-    let (stride, samples) = if options.quick { (7, 25) } else { (1, 2000) };
-    for (_, game) in options.share_of(GAMES, |game| game.name) {
-        let (found, one) = explore(&board, game, stride, samples, &mut rng);
+    let samples = if options.quick { 25 } else { 2000 };
+    let games = options.share_of(GAMES, |game| game.name).chain(options.share_of(QUEUES, |game| game.name));
+    for (_, game) in games {
+        let (found, one) = explore(&board, game, options, samples, &mut rng, 4);
         let mut row = row(game.name, &found);
         row.set("one preemption", one);
         row.set("two (sample)", found.schedules - one);
         report.rows.push(row);
     }
     for game in PLANTED {
-        let (found, _) = explore(&board, game, 1, 0, &mut rng);
+        let (found, _) = explore(&board, game, &Options::default(), 0, &mut rng, 1);
         report.rows.push(Row { planted: true, must_fail: true, ..row(game.name, &found) });
     }
     report

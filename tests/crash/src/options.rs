@@ -1,5 +1,8 @@
 //! What a run is asked for.
 
+use std::iter::StepBy;
+use std::ops::RangeFrom;
+
 /// Options that all modes know.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -23,6 +26,9 @@ impl Default for Options {
     }
 }
 
+/// About so many places of each operation are tried by a quick run.
+const SAMPLE: u64 = 32;
+
 impl Options {
     /// The part of a mode's own cases that this process is to try, with their numbers.
     pub fn share_of<'a, C>(
@@ -32,5 +38,13 @@ impl Options {
     ) -> impl Iterator<Item = (usize, &'a C)> {
         let asked = cases.iter().filter(move |case| self.only == "all" || name(case).contains(&self.only));
         asked.enumerate().filter(move |(at, _)| at % self.share.1 == self.share.0)
+    }
+
+    /// After how many instructions an operation is interrupted, which has `length` of them: 0, 1, .., and for a quick run some of
+    /// these, equally far apart, of which the seed chooses the first. There is no last one: clocks make an operation longer or
+    /// shorter each time.
+    pub fn places(&self, length: impl FnOnce() -> u64) -> StepBy<RangeFrom<u64>> {
+        let stride = if self.quick { (length() + 1).div_ceil(SAMPLE) } else { 1 };
+        (self.seed % stride..).step_by(stride as usize)
     }
 }

@@ -90,7 +90,7 @@ impl Row {
     /// Notes a verdict; `text` is asked only if it is a bad one.
     pub fn judge(&mut self, at: impl FnOnce() -> String, verdict: Verdict, text: impl FnOnce() -> String) {
         *self.verdicts.entry(verdict.name().to_owned()).or_default() += 1;
-        if verdict != Verdict::Ok && self.bad.len() < BAD_KEPT {
+        if verdict.is_bad() && self.bad.len() < BAD_KEPT {
             self.bad.push(Finding { at: at(), verdict: verdict.name().to_owned(), text: text() });
         }
     }
@@ -113,7 +113,8 @@ impl Row {
     /// How many verdicts were bad.
     #[must_use]
     pub fn bad_count(&self) -> u64 {
-        self.verdicts.iter().filter(|(name, _)| *name != Verdict::Ok.name()).map(|(_, n)| n).sum()
+        let bad = Verdict::ALL.into_iter().filter(|verdict| verdict.is_bad());
+        bad.filter_map(|verdict| self.verdicts.get(verdict.name())).sum()
     }
 
     /// True if it is as it should be: no bad verdict, or (for a planted bug that must be found) at least one.

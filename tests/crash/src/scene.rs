@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossproc_segment::{SLOT_BYTES, Segment, SegmentOptions};
 
-use crate::step::{Bystander, EarlyChecker, Memory, Verdict, explain};
+use crate::step::{Bystander, EarlyChecker, Memory, Point, Step, Verdict, die_by_trap, explain};
 
 /// How long a survivor may take.
 pub const DEADLINE: Duration = Duration::from_secs(6);
@@ -56,6 +56,7 @@ macro_rules! bad {
     )*};
 }
 bad! {
+    taken: Taken, "The one message that a dead copying receiver was taking is not there.";
     wedged: Wedged, "The survivor waited in vain.";
     lost: Lost, "What had been done is not there.";
     duplicated: Duplicated, "Something is there twice.";
@@ -286,11 +287,21 @@ pub type Check<S> = Box<dyn Fn(&S, After) -> Found>;
 /// One of several ways to call the same thing: its name, the victim's part, and whether a short run leaves it out.
 pub type Call<S> = (&'static str, fn(&S), bool);
 
+/// What happened before all else.
+enum Before<S> {
+    /// A process did this, and was killed then.
+    Done(Part<S>),
+    /// A process was killed in the midst of this marked operation: right after the instruction that made the condition true, or
+    /// right before it.
+    Amid { part: Part<S>, has_happened: fn(&S) -> bool, after: bool },
+}
+
 /// Objects in an anonymous segment: what most operations are about.
 pub struct OnObjects<S> {
     find: fn(&Segment) -> S,
     objects: u32,
-    dead: Vec<Part<S>>,
+    windows: u64,
+    dead: Vec<Before<S>>,
     living: Vec<Part<S>>,
     victim: Part<S>,
     recover: Option<Part<S>>,
@@ -309,6 +320,7 @@ pub fn on<S: 'static>(find: fn(&Segment) -> S) -> OnObjects<S> {
     OnObjects {
         find,
         objects: 4,
+        windows: 0,
         dead: Vec::new(),
         living: Vec::new(),
         victim: Box::new(|_| ()),
@@ -325,10 +337,30 @@ impl<S: 'static> OnObjects<S> {
         self
     }
 
+    /// The segment has so many bytes of windows.
+    #[must_use]
+    pub fn windows(mut self, bytes: u64) -> Self {
+        self.windows = bytes;
+        self
+    }
+
     /// Before all else, a process does this and is killed.
     #[must_use]
     pub fn dead(mut self, part: impl Fn(&S) + 'static) -> Self {
-        self.dead.push(Box::new(part));
+        self.dead.push(Before::Done(Box::new(part)));
+        self
+    }
+
+    /// As [`dead`](Self::dead), but it was killed in the midst of the part's marked operation: with the last instruction before
+    /// which `has_happened` is false, or just without it.
+    #[must_use]
+    pub fn dead_amid(
+        mut self,
+        part: impl Fn(&S) + 'static,
+        has_happened: fn(&S) -> bool,
+        after: bool,
+    ) -> Self {
+        self.dead.push(Before::Amid { part: Box::new(part), has_happened, after });
         self
     }
 
@@ -371,6 +403,45 @@ impl<S: 'static> OnObjects<S> {
     }
 }
 
+/// Leaves the memory as [`OnObjects::dead_amid`] says.
+fn kill_amid<S>(
+    segment: &Segment,
+    find: fn(&Segment) -> S,
+    part: &Part<S>,
+    has_happened: fn(&S) -> bool,
+    after: bool,
+) {
+    let memory = Memory::of(segment);
+    let first = memory.image();
+    // The memory after so many instructions, and whether it has happened.
+    let try_at = |k| {
+        memory.restore(&first);
+        let victim = || {
+            let objects = find(&joined(segment));
+            part(&objects);
+            std::mem::forget(objects);
+        };
+        let (came, _) = die_by_trap(victim, Point::Instruction(k), DEADLINE);
+        let image = memory.image();
+        (came == Step::End || has_happened(&find(segment)), image)
+    };
+    let (mut before, mut behind) = (0, 1);
+    while !try_at(behind).0 {
+        (before, behind) = (behind, behind * 2);
+    }
+    while behind - before > 1 {
+        let middle = before.midpoint(behind);
+        if try_at(middle).0 {
+            behind = middle;
+        } else {
+            before = middle;
+        }
+    }
+    let (happened, image) = try_at(if after { behind } else { before });
+    assert_eq!(happened, after, "the operation takes the same way each time");
+    memory.restore(&image);
+}
+
 struct ObjectStage<S> {
     parts: std::rc::Rc<OnObjects<S>>,
     segment: Segment,
@@ -382,8 +453,11 @@ struct ObjectStage<S> {
 
 impl<S> ObjectStage<S> {
     fn new(parts: std::rc::Rc<OnObjects<S>>) -> Self {
-        let options =
-            SegmentOptions::new().participants(8).objects(parts.objects).timeout(Duration::from_secs(1));
+        let options = SegmentOptions::new()
+            .participants(8)
+            .objects(parts.objects)
+            .windows(parts.windows)
+            .timeout(Duration::from_secs(1));
         let segment = options.anonymous(4096).expect("memory for a segment");
         drop((parts.find)(&segment));
         // Whoever drops its objects has left, and holds nothing any more.
@@ -394,8 +468,13 @@ impl<S> ObjectStage<S> {
                 std::mem::forget(objects);
             })
         };
-        for part in &parts.dead {
-            drop(join(part));
+        for before in &parts.dead {
+            match before {
+                Before::Done(part) => drop(join(part)),
+                Before::Amid { part, has_happened, after } => {
+                    kill_amid(&segment, parts.find, part, *has_happened, *after);
+                }
+            }
         }
         let living = parts.living.iter().map(&join).collect();
         let before = Memory::of(&segment).image();

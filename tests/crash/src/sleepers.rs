@@ -9,10 +9,14 @@
 //! | waker stops | the same, frozen | if that was done, the sleeper gets it while the other is frozen |
 //! | woken dies | the sleeper that was woken, after each instruction from its wake-up on | the other sleeper gets it |
 //! | sleeper dies | a sleeper, asleep | the other sleeper gets it |
+//! | nobody dies | nobody | the sleeper gets it, while the waker lives on |
 //!
-//! The longest delay from the interruption to the end of the sleeper's operation is reported, not judged.
+//! The longest delay from the interruption to the end of the sleeper's operation is reported, not judged. But a delay can be so
+//! long that no wake-up has ended the sleep: a slice of it was over, and the sleeper looked again by itself. That is *late*. It
+//! is right while the waker stands between its change and its wake-up. After a death it is not, since any death wakes; if it is
+//! late time and again, a wake-up is missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossproc_atomic::{AtomicU32, Linux, Ordering, Platform, TID};
 use crossproc_primitives::{LockError, Objects, Value};
@@ -20,12 +24,16 @@ use crossproc_segment::Segment;
 use crossproc_segment::plain::Plain;
 use crossproc_tests::{Board, HANG};
 
-use crate::arena::{Arena, Doing, Play, Role, code, nanos, of_access, of_lock, one_step, run_to_exit, steps};
+use crate::arena::{
+    Arena, Doing, Play, Role, code, fall_asleep, nanos, of_access, of_lock, one_step, run_to_exit,
+    run_to_mark, steps,
+};
 use crate::cast::{self, of_barrier, of_condvar, of_event, of_once, of_semaphore, wide};
 use crate::options::Options;
+use crate::queue_cast as queues;
 use crate::report::{Report, Row};
 use crate::scene::Operation;
-use crate::step::{Ending, Verdict, Victim};
+use crate::step::{Ending, Verdict};
 
 /// The name of this mode.
 pub const MODE: &str = "sleepers";
@@ -268,6 +276,51 @@ const CASES: &[Case] = &[
         instead: cast::roles::once_call,
         for_all: true,
     },
+    Case {
+        name: "Queue: a message",
+        waker: queues::sends,
+        sleeper: queues::waits_for_a_message,
+        done: queues::has_message,
+        owed: false,
+        instead: queues::sends_at_last,
+        for_all: true,
+    },
+    Case {
+        name: "Queue: a message, while another one is in hand",
+        waker: queues::sends_with_a_message,
+        sleeper: queues::waits_for_a_message,
+        done: queues::has_message,
+        owed: true,
+        instead: queues::sends_at_last,
+        for_all: true,
+    },
+    Case {
+        name: "Queue: room",
+        waker: queues::receives,
+        sleeper: queues::waits_for_room,
+        done: queues::has_room,
+        owed: false,
+        instead: queues::receives_at_last,
+        for_all: false,
+    },
+    Case {
+        name: "Queue, empty: close",
+        waker: queues::closes,
+        sleeper: queues::waits_for_a_message,
+        done: queues::is_closed,
+        owed: false,
+        instead: queues::closes_at_last,
+        for_all: true,
+    },
+    Case {
+        name: "Queue, full: close",
+        waker: queues::fills_and_closes,
+        sleeper: queues::waits_for_room,
+        done: queues::is_closed,
+        owed: false,
+        instead: queues::closes_at_last,
+        for_all: true,
+    },
 ];
 
 fn announce(segment: &Segment) -> Play {
@@ -326,30 +379,39 @@ fn is_changed(segment: &Segment) -> bool {
     })
 }
 
-/// A lock that knows its owner and takes over from dead ones, but whose waiters sleep until they are woken.
-const PLANTED: Case = Case {
-    name: "(planted) futex lock with an endless wait",
+/// A lock that knows its owner and takes over from dead ones, but whose waiters sleep until they are woken: for ever,
+const ENDLESS: Case = Case {
+    name: "(planted) futex lock, endless wait",
     waker: |s| {
         let word = &cast::flawed(s)[0];
-        flawed_lock(word);
+        flawed_lock(word, None);
         Box::new(move || flawed_unlock(word))
     },
-    sleeper: |s| {
-        let word = &cast::flawed(s)[0];
-        Box::new(move || {
-            flawed_lock(word);
-            flawed_unlock(word)
-        })
-    },
+    sleeper: |s| flawed_sleeper(s, None),
     done: |s| cast::flawed_words(s)[0].load(Ordering::SeqCst) == 0,
     owed: true,
     instead: nothing,
     for_all: true,
 };
 
+/// or until they look again by themselves.
+const SLICED: Case = Case {
+    name: "(planted) futex lock, nobody told of a death",
+    sleeper: |s| flawed_sleeper(s, Some(Duration::from_millis(50))),
+    ..ENDLESS
+};
+
+fn flawed_sleeper(segment: &Segment, slice: Option<Duration>) -> Play {
+    let word = &cast::flawed(segment)[0];
+    Box::new(move || {
+        flawed_lock(word, slice);
+        flawed_unlock(word)
+    })
+}
+
 const FLAWED_WAITERS: u32 = 1 << 31;
 
-fn flawed_lock(word: &AtomicU32) {
+fn flawed_lock(word: &AtomicU32, slice: Option<Duration>) {
     let me = std::process::id();
     if word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
         return;
@@ -364,7 +426,7 @@ fn flawed_lock(word: &AtomicU32) {
         if free {
             return;
         }
-        Linux.wait(word, wanted, &[], None);
+        Linux.wait(word, wanted, &[], slice.map(|slice| Linux.now().saturating_add(slice)));
     }
 }
 
@@ -381,9 +443,15 @@ struct Part {
     /// Places at which somebody was interrupted.
     places: u64,
     stuck: Vec<(u64, String)>,
-    /// The longest delay, in nanoseconds.
+    /// The longest delay, in nanoseconds,
     worst: u64,
+    /// and how often it was longer than [`LATE`].
+    late: u64,
 }
+
+/// No wake-up takes as long, unless the machine is overloaded; what is left of a slice of the sleep does (50 ms at least, see
+/// `sync/wait.rs`).
+const LATE: Duration = Duration::from_millis(10);
 
 impl Part {
     fn wrong(&mut self, place: u64, what: &str) {
@@ -393,12 +461,15 @@ impl Part {
     /// The sleeper at `at` must come to its end, after what happened at the moment `since`.
     fn must_end(&mut self, arena: &Arena, at: usize, place: u64, since: u64, limit: Duration) {
         match arena.await_told(at, limit) {
-            Some(code::OK | code::OWNER_DIED) => {
-                self.worst = self.worst.max(arena.ended(at).saturating_sub(since));
-            }
+            Some(code::OK | code::OWNER_DIED) => self.took(arena.ended(at).saturating_sub(since)),
             Some(told) => self.wrong(place, &format!("the sleeper's operation returned {told}")),
             None => self.wrong(place, "the sleeper is stuck"),
         }
+    }
+
+    fn took(&mut self, nanos: u64) {
+        self.worst = self.worst.max(nanos);
+        self.late += u64::from(Duration::from_nanos(nanos) > LATE);
     }
 
     /// Each of them may have taken its whole time.
@@ -412,18 +483,59 @@ const SECOND: usize = 1;
 const WAKER: usize = 2;
 const INSTEAD: usize = 3;
 
-/// The waker is killed, or frozen, at each place.
-fn waker_interrupted(board: &Board, case: &Case, dies: bool, limit: Duration, stride: u64) -> Part {
+/// A wake-up is missing if the sleeper was late as often in a row: once, the machine may have been busy with something else.
+const TRIES: u32 = 10;
+
+/// Interrupts at each of the places. `interrupt` returns how many instructions there are if that is less than it was asked for.
+/// If who is interrupted `dies`, no sleeper must be late.
+fn at_each(
+    options: &Options,
+    dies: bool,
+    mut interrupt: impl FnMut(&mut Part, u64) -> Result<(), u64>,
+) -> Part {
+    let length = || interrupt(&mut Part::default(), u64::MAX).expect_err("there is an end");
+    let places = options.places(length);
     let mut part = Part::default();
-    for place in (0..).step_by(stride as usize) {
-        let arena = Arena::new(board, |_| ());
-        let mut waker = arena.victim(WAKER, case.waker);
-        let sleeper = arena.extra(FIRST, case.sleeper);
-        arena.await_asleep(FIRST, &sleeper);
-        if !steps(&mut waker, place) {
+    for place in places {
+        let late = part.late;
+        if part.is_enough() || interrupt(&mut part, place).is_err() {
             break;
         }
         part.places += 1;
+        for _ in 1..TRIES {
+            if !dies || part.late == late || part.is_enough() {
+                break;
+            }
+            part.late = late;
+            let _ = interrupt(&mut part, place);
+        }
+        if dies && part.late > late {
+            part.wrong(place, "nobody wakes the sleeper: it sleeps until a slice of its sleep is over");
+        }
+    }
+    part
+}
+
+/// The role, by a process that has locked and slept before: the first time takes long to step through.
+fn rested(role: Role) -> impl FnOnce(&Segment) -> Play {
+    move |segment| {
+        drop(segment.lock("rest").expect("a lock").lock());
+        let never = segment.event("never").expect("an event");
+        assert!(never.wait_timeout(Duration::from_millis(1)).is_err(), "nobody sets it");
+        role(segment)
+    }
+}
+
+/// The waker is killed, or frozen, at each place.
+fn waker_interrupted(board: &Board, case: &Case, dies: bool, limit: Duration, options: &Options) -> Part {
+    at_each(options, dies, |part, place| {
+        let arena = Arena::new(board, |_| ());
+        let mut waker = arena.victim(WAKER, rested(case.waker));
+        let sleeper = arena.extra(FIRST, case.sleeper);
+        arena.await_asleep(FIRST, &sleeper);
+        if !steps(&mut waker, place) {
+            return Err(waker.count());
+        }
         let since = nanos();
         let mut frozen = None;
         if dies {
@@ -449,80 +561,67 @@ fn waker_interrupted(board: &Board, case: &Case, dies: bool, limit: Duration, st
         } else if sleeper.end(limit) != Some(Ending::Status(0)) {
             part.wrong(place, "the sleeper does not end well");
         }
-        if part.is_enough() {
-            break;
-        }
-    }
-    part
+        Ok(())
+    })
 }
 
-/// Steps until it sleeps; false if it came to its end.
-fn fall_asleep(victim: &mut Victim) -> bool {
-    loop {
-        match one_step(victim) {
-            Doing::Stepped => {}
-            Doing::Asleep => return true,
-            Doing::Over => return false,
-        }
-    }
-}
+/// How often the other sleeper may be woken instead.
+const MISSES: u32 = 10;
 
-/// Two sleep; the one that is woken dies at each place after that.
-fn woken_dies(board: &Board, case: &Case, limit: Duration, stride: u64) -> Part {
-    let mut part = Part::default();
-    let (mut place, mut missed) = (0, 0);
-    loop {
-        let arena = Arena::new(board, |_| ());
-        let mut waker = arena.victim(WAKER, case.waker);
-        let mut first = arena.victim(FIRST, |segment| {
-            // The first sleep of a process asks how many CPUs there are, which is a long way to step.
-            let never = segment.event("never").expect("an event");
-            assert!(never.wait_timeout(Duration::from_millis(1)).is_err(), "nobody sets it");
-            (case.sleeper)(segment)
-        });
-        assert!(fall_asleep(&mut first), "{}: the sleeper does not sleep", case.name);
-        let second = arena.extra(SECOND, case.sleeper);
-        arena.await_asleep(SECOND, &second);
-        // A slice of its sleep may have ended meanwhile.
-        assert!(fall_asleep(&mut first), "{}: the sleeper does not sleep", case.name);
-        if !run_to_exit(&mut waker, limit) {
-            part.wrong(place, "the waker does not end");
-        }
-        let awake = loop {
-            match one_step(&mut first) {
-                Doing::Stepped => break true,
-                Doing::Asleep if arena.told(SECOND).is_none() => {}
-                Doing::Asleep | Doing::Over => break false,
+/// Two sleep; the one that is woken dies at each place after that. The waker lives on: its death would wake the other one.
+fn woken_dies(board: &Board, case: &Case, limit: Duration, options: &Options) -> Part {
+    at_each(options, true, |part, place| {
+        for _ in 0..MISSES {
+            let arena = Arena::new(board, |_| ());
+            let mut waker = arena.victim(WAKER, rested(case.waker));
+            let mut first = arena.victim(FIRST, rested(case.sleeper));
+            // It comes before the first one sleeps: that one would wake, and be the last to sleep.
+            let second = arena.ready_extra(SECOND, case.sleeper);
+            assert!(fall_asleep(&mut first), "{}: the sleeper does not sleep", case.name);
+            arena.go_on(SECOND);
+            arena.await_asleep(SECOND, &second);
+            // A slice of its sleep may have ended meanwhile.
+            assert!(fall_asleep(&mut first), "{}: the sleeper does not sleep", case.name);
+            let since = nanos();
+            if !run_to_mark(&mut waker, limit) {
+                part.wrong(place, "the waker does not end");
             }
-        };
-        if !awake && missed < 10 {
-            missed += 1; // the other one was woken: once more
-            continue;
+            let awake = loop {
+                match one_step(&mut first) {
+                    Doing::Stepped => break true,
+                    Doing::Asleep if arena.told(SECOND).is_none() => {}
+                    Doing::Asleep | Doing::Over => break false,
+                }
+            };
+            if !awake {
+                continue;
+            }
+            part.took(nanos() - since);
+            let asleep = first.count();
+            if !steps(&mut first, place) {
+                return Err(first.count() - asleep);
+            }
+            let since = nanos();
+            first.kill();
+            part.must_end(&arena, SECOND, place, since, limit);
+            if arena.told(SECOND).is_some() && second.end(limit) != Some(Ending::Status(0)) {
+                part.wrong(place, "the sleeper does not end well");
+            }
+            return Ok(());
         }
-        if !steps(&mut first, place) || place > 10_000 {
-            break;
-        }
-        part.places += 1;
-        let since = nanos();
-        first.kill();
-        part.must_end(&arena, SECOND, place, since, limit);
-        if arena.told(SECOND).is_some() && second.end(limit) != Some(Ending::Status(0)) {
-            part.wrong(place, "the sleeper does not end well");
-        }
-        if part.is_enough() {
-            break;
-        }
-        (place, missed) = (place + stride, 0);
-    }
-    part
+        part.wrong(place, "always the other sleeper is woken");
+        Err(0)
+    })
 }
 
-/// One of two sleepers dies asleep, the one that came first or the other one.
+/// One of two sleepers dies asleep, the one that came first or the other one. The waker lives on.
 fn sleeper_dies(board: &Board, case: &Case, limit: Duration) -> Part {
-    let mut part = Part::default();
-    for place in 0..2 {
+    at_each(&Options::default(), true, |part, place| {
+        if place > 1 {
+            return Err(1);
+        }
         let arena = Arena::new(board, |_| ());
-        let mut waker = arena.victim(WAKER, case.waker);
+        let mut waker = arena.victim(WAKER, rested(case.waker));
         let sleeper = || {
             let sleeper = arena.extra(FIRST, case.sleeper);
             arena.await_asleep(FIRST, &sleeper);
@@ -533,25 +632,54 @@ fn sleeper_dies(board: &Board, case: &Case, limit: Duration) -> Part {
         arena.await_asleep(SECOND, &second);
         let doomed = before.unwrap_or_else(sleeper);
         drop(doomed); // kills it
-        part.places += 1;
         let since = nanos();
-        if !run_to_exit(&mut waker, limit) {
+        if !run_to_mark(&mut waker, limit) {
             part.wrong(place, "the waker does not end");
         }
         part.must_end(&arena, SECOND, place, since, limit);
-    }
-    part
+        Ok(())
+    })
 }
 
-/// Interrupts at every place, or for a quick run at every seventh.
+/// The waker comes to its end and lives on: only it can have woken the sleeper.
+fn nobody_dies(board: &Board, case: &Case, limit: Duration) -> Part {
+    at_each(&Options::default(), true, |part, place| {
+        if place > 0 {
+            return Err(0);
+        }
+        let arena = Arena::new(board, |_| ());
+        let mut waker = arena.victim(WAKER, rested(case.waker));
+        let sleeper = arena.extra(FIRST, case.sleeper);
+        arena.await_asleep(FIRST, &sleeper);
+        let since = nanos();
+        if !run_to_mark(&mut waker, limit) {
+            part.wrong(place, "the waker does not end");
+        }
+        part.must_end(&arena, FIRST, place, since, limit);
+        Ok(())
+    })
+}
+
+/// Interrupts at every place, or for a quick run at a sample of them.
 pub fn run(options: &Options, _: &[Operation]) -> Report {
     let board = Arena::board();
     let mut report = Report::new(MODE);
-    let stride = if options.quick { 7 } else { 1 };
     for (_, case) in options.share_of(CASES, |case| case.name) {
         let mut row = Row::new(format!("sleepers: {}", case.name));
-        let mut part = |name: &str, found: Part| {
+        let mut part = |name: &str, try_it: &dyn Fn() -> Part| {
+            let started = Instant::now();
+            let found = try_it();
+            eprintln!(
+                "sleepers: {}: {name}: {} places in {:.1?}, {} bad; the longest delay {:.1?}, {} late",
+                case.name,
+                found.places,
+                started.elapsed(),
+                found.stuck.len(),
+                Duration::from_nanos(found.worst),
+                found.late,
+            );
             row.add(name, found.places);
+            row.add("late", found.late);
             row.took(Duration::from_nanos(found.worst));
             let bad = found.stuck.into_iter();
             row.found(
@@ -559,22 +687,26 @@ pub fn run(options: &Options, _: &[Operation]) -> Report {
                 bad.map(|(place, text)| (format!("{name} after {place}"), Verdict::Wedged, text)),
             );
         };
-        part("waker dies", waker_interrupted(&board, case, true, HANG, stride));
-        part("waker stops", waker_interrupted(&board, case, false, HANG, stride));
+        part("nobody dies", &|| nobody_dies(&board, case, HANG));
+        part("waker dies", &|| waker_interrupted(&board, case, true, HANG, options));
+        part("waker stops", &|| waker_interrupted(&board, case, false, HANG, options));
         if case.for_all {
-            part("woken dies", woken_dies(&board, case, HANG, stride));
-            part("sleeper dies", sleeper_dies(&board, case, HANG));
+            part("woken dies", &|| woken_dies(&board, case, HANG, options));
+            part("sleeper dies", &|| sleeper_dies(&board, case, HANG));
         }
         report.rows.push(row);
     }
-    let found = waker_interrupted(&board, &PLANTED, true, Duration::from_millis(200), 1);
-    let mut row = Row::new("sleepers: (planted) futex lock, endless wait");
-    (row.planted, row.must_fail) = (true, true);
-    let bad = found.stuck.into_iter();
-    row.found(
-        found.places,
-        bad.map(|(place, text)| (format!("waker dies after {place}"), Verdict::Wedged, text)),
-    );
-    report.rows.push(row);
+    let all = Options::default();
+    for case in [&ENDLESS, &SLICED] {
+        let found = waker_interrupted(&board, case, true, Duration::from_millis(200), &all);
+        let mut row = Row::new(format!("sleepers: {}", case.name));
+        (row.planted, row.must_fail) = (true, true);
+        let bad = found.stuck.into_iter();
+        row.found(
+            found.places,
+            bad.map(|(place, text)| (format!("waker dies after {place}"), Verdict::Wedged, text)),
+        );
+        report.rows.push(row);
+    }
     report
 }

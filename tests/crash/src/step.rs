@@ -66,6 +66,8 @@ pub enum Ending {
 pub enum Verdict {
     /// All is as promised.
     Ok,
+    /// As promised: the one message that a dead copying receiver was taking is gone.
+    Taken,
     /// The survivor did not come to an end in time.
     Wedged,
     /// What an operation that had returned did is not there.
@@ -80,14 +82,21 @@ pub enum Verdict {
 
 impl Verdict {
     /// All of them, best first.
-    pub const ALL: [Self; 6] =
-        [Self::Ok, Self::Wedged, Self::Lost, Self::Duplicated, Self::Corrupt, Self::Crashed];
+    pub const ALL: [Self; 7] =
+        [Self::Ok, Self::Taken, Self::Wedged, Self::Lost, Self::Duplicated, Self::Corrupt, Self::Crashed];
+
+    /// True if it breaks a promise.
+    #[must_use]
+    pub fn is_bad(self) -> bool {
+        self > Self::Taken
+    }
 
     /// What it means.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
             Self::Ok => "as promised",
+            Self::Taken => "as promised: what a dead copying receiver was taking is gone",
             Self::Wedged => "the survivor did not come to an end in time",
             Self::Lost => "the effect of an operation that had returned is not there",
             Self::Duplicated => "something is there twice",
@@ -101,6 +110,7 @@ impl Verdict {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Taken => "taken",
             Self::Wedged => "wedged",
             Self::Lost => "lost",
             Self::Duplicated => "duplicated",

@@ -13,6 +13,7 @@ use crossproc_tests::{Board, HANG};
 use crate::arena::{Arena, Play, Role, code, run_to_exit, steps};
 use crate::cast::{self, rehearsed, roles};
 use crate::options::Options;
+use crate::queue_cast as queues;
 use crate::report::{Report, Row};
 use crate::scene::Operation;
 use crate::step::{Ending, Verdict};
@@ -72,6 +73,18 @@ const CASES: &[(&str, Role, Role, Ends)] = &[
     ("Barrier: wait_timeout, reset | wait_timeout", roles::barrier_turn, roles::barrier_wait, Timed),
     ("Once: call | call_timeout", roles::once_call, roles::once_call, Timed),
     ("Once, done: call | call", roles::once_again, roles::once_again, LockFree),
+    ("Queue: send, recv | 1000 of each", queues::send_receive, queues::thousand_in_one, LockFree),
+    (
+        "Queue: loan, send, recv_ref | 1000 of each",
+        queues::loan_receive_ref,
+        queues::thousand_in_two,
+        LockFree,
+    ),
+    ("Queue: send_many, recv_many | 1000 of each", queues::batches, queues::thousand_in_two, LockFree),
+    ("Queue: clone, drop | 1000 of each", queues::another_handle, queues::thousand_in_two, LockFree),
+    ("Queue: drop with a message | 1000 of each", queues::leak_a_message, queues::thousand_in_two, LockFree),
+    ("Queue: recovery | 1000 of each", queues::recover, queues::thousand_in_one, LockFree),
+    ("Queue: close | 1000 of each", queues::close, queues::thousand_in_two, LockFree),
 ];
 
 /// Said to be lock-free, and is not: a flag that is spun upon.
@@ -104,9 +117,22 @@ const VICTIM: usize = 0;
 const PEER: usize = 1;
 
 /// Freezes the victim at every place in turn. `limit` is how long whatever must end has for it.
-fn measure(board: &Board, frozen: Role, peer: Role, ends: Ends, limit: Duration, stride: u64) -> Progress {
+fn measure(
+    board: &Board,
+    frozen: Role,
+    peer: Role,
+    ends: Ends,
+    limit: Duration,
+    options: &Options,
+) -> Progress {
     let mut progress = Progress::default();
-    for place in (0..).step_by(stride as usize) {
+    let length = || {
+        let arena = Arena::new(board, |_| ());
+        let mut victim = arena.victim(VICTIM, frozen);
+        steps(&mut victim, u64::MAX);
+        victim.count()
+    };
+    for place in options.places(length) {
         let arena = Arena::new(board, |_| ());
         let mut victim = arena.victim(VICTIM, frozen);
         if !steps(&mut victim, place) {
@@ -138,15 +164,14 @@ fn measure(board: &Board, frozen: Role, peer: Role, ends: Ends, limit: Duration,
     progress
 }
 
-/// Freezes each victim at every place, or for a quick run at every seventh.
+/// Freezes each victim at every place, or for a quick run at a sample of them.
 pub fn run(options: &Options, _: &[Operation]) -> Report {
     let board = Arena::board();
     let mut report = Report::new(MODE);
-    let stride = if options.quick { 7 } else { 1 };
     for (_, &(name, frozen, peer, ends)) in options.share_of(CASES, |case| case.0) {
-        report.rows.push(row(name, &measure(&board, frozen, peer, ends, HANG, stride), ends));
+        report.rows.push(row(name, &measure(&board, frozen, peer, ends, HANG, options), ends));
     }
-    let planted = measure(&board, flag, flag, LockFree, Duration::from_millis(100), 1);
+    let planted = measure(&board, flag, flag, LockFree, Duration::from_millis(100), &Options::default());
     let planted = row("(planted) a flag, said to be lock-free", &planted, LockFree);
     report.rows.push(Row { planted: true, must_fail: true, ..planted });
     report

@@ -27,7 +27,7 @@ struct Words {
 
 fn find(segment: &Segment) -> Words {
     let kind = ObjectKind::new("Toy");
-    let spec = ObjectSpec { kind, layout: u64::LAYOUT, count: 16, bytes: 128, align: 8 };
+    let spec = ObjectSpec { kind, layout: u64::LAYOUT, count: 16, bytes: 128, align: 8, windows: 0 };
     let object = segment.open_or_create_object("toy", &spec, |_, _| ()).expect("a toy");
     let span = Span { offset: object.offset, count: 16 };
     let words = segment.mapping().place_slice(span).expect("its words");

@@ -48,6 +48,74 @@ const LOOK_ONLY: &[&str] = &[
     "BoundedSemaphore::audit",
     "Value::get",
     "ValueGuard::get",
+    "Consumer::audit",
+    "Consumer::capacity",
+    "Consumer::is_closed",
+    "Consumer::is_empty",
+    "Consumer::is_full",
+    "Consumer::len",
+    "Consumer::peer",
+    "Producer::audit",
+    "Producer::capacity",
+    "Producer::is_closed",
+    "Producer::is_empty",
+    "Producer::is_full",
+    "Producer::len",
+    "Producer::peer",
+    "Consumer::redelivered",
+    "PushError::into_inner",
+    "Queue::audit",
+    "Queue::capacity",
+    "Queue::hands",
+    "Queue::is_closed",
+    "Queue::is_empty",
+    "Queue::is_full",
+    "Queue::lanes",
+    "Queue::len",
+    "Queue::share",
+    "QueueOptions::hands",
+    "QueueOptions::lanes",
+    "SendError::into_inner",
+    "SendError::map",
+    "Message::deliveries",
+    "Message::is_redelivered",
+    "BytesQueue::audit",
+    "BytesQueue::capacity",
+    "BytesQueue::hands",
+    "BytesQueue::inline",
+    "BytesQueue::is_closed",
+    "BytesQueue::is_empty",
+    "BytesQueue::is_full",
+    "BytesQueue::lanes",
+    "BytesQueue::len",
+    "BytesQueue::message_max",
+    "BytesQueueOptions::hands",
+    "BytesQueueOptions::inline",
+    "BytesQueueOptions::kept",
+    "BytesQueueOptions::lanes",
+    "BytesQueueOptions::message_max",
+    "BytesQueueOptions::windows",
+    "BytesMessage::deliveries",
+    "BytesMessage::is_redelivered",
+    "JoinableQueue::audit",
+    "JoinableQueue::capacity",
+    "JoinableQueue::is_closed",
+    "JoinableQueue::is_empty",
+    "JoinableQueue::is_full",
+    "JoinableQueue::len",
+    "Task::deliveries",
+    "ObjectQueue::audit",
+    "ObjectQueue::capacity",
+    "ObjectQueue::hands",
+    "ObjectQueue::is_closed",
+    "ObjectQueue::is_empty",
+    "ObjectQueue::is_full",
+    "ObjectQueue::lanes",
+    "ObjectQueue::len",
+    "ObjectQueue::message_max",
+    "ObjectQueue::share",
+    "ObjectMessage::deliveries",
+    "ObjectMessage::is_redelivered",
 ];
 
 /// Reading the state of permits brings those of the dead back, as the next acquire does: the survivors of all operations on
@@ -59,7 +127,11 @@ const IN_EVERY_CHECK: &[&str] =
 const CONSTRUCTORS: [&str; 2] = ["new", "from_slice"];
 
 /// Types whose functions a macro writes, and that macro.
-const BY_MACRO: [(&str, &[&str]); 1] = [("counting", &["Semaphore", "BoundedSemaphore"])];
+const BY_MACRO: [(&str, &[&str]); 3] = [
+    ("counting", &["Semaphore", "BoundedSemaphore"]),
+    ("both_ends", &["Producer", "Consumer"]),
+    ("shared_methods", &["SharedQueue", "SharedObjectQueue"]),
+];
 
 /// `Type::function` for each `pub fn` in an `impl` block at the left margin, or in one inside of a macro.
 fn public_functions(text: &str) -> Vec<String> {
@@ -76,7 +148,9 @@ fn public_functions(text: &str) -> Vec<String> {
         if let Some(rest) = code.strip_prefix("impl") {
             let named = type_of(rest);
             types = match (named.as_str(), macro_types) {
-                ("$name", Some(those)) => those.iter().map(|name| (*name).to_owned()).collect(),
+                (name, Some(those)) if name.starts_with('$') => {
+                    those.iter().map(|name| (*name).to_owned()).collect()
+                }
                 _ => vec![named],
             };
         }

@@ -5,11 +5,14 @@
 //! the public functions of the library.
 
 mod arrays;
+mod bytes;
 mod locks;
 mod meetings;
+mod queues;
 mod rwlocks;
 mod segments;
 mod semaphores;
+mod spsc;
 mod values;
 
 use crate::scene::Operation;
@@ -24,6 +27,9 @@ pub fn all() -> Vec<Operation> {
     semaphores::add(&mut table);
     rwlocks::add(&mut table);
     meetings::add(&mut table);
+    queues::add(&mut table);
+    bytes::add(&mut table);
+    spsc::add(&mut table);
     segments::add(&mut table);
     table
 }

@@ -549,5 +549,12 @@ fn objects(table: &mut Vec<Operation>) {
 }
 
 fn spec() -> ObjectSpec {
-    ObjectSpec { kind: ObjectKind::new("Crash"), layout: u64::LAYOUT, count: 3, bytes: 24, align: 8 }
+    ObjectSpec {
+        kind: ObjectKind::new("Crash"),
+        layout: u64::LAYOUT,
+        count: 3,
+        bytes: 24,
+        align: 8,
+        windows: 0,
+    }
 }

@@ -1,0 +1,433 @@
+//! What the dead had in their hands: deciding whether their last exchange came off, and handing on their messages.
+//!
+//! Only who has moved the claim of a lane from a *proven dead* holder to itself, by compare-and-swap, may write its record;
+//! should it die as well, the next does the same. The holder being dead, the lane's record holds still, and so does what it
+//! owns: either hand `j` has the cell that is written there, or the intent came true and it has the intent's cell. The other
+//! one of the two is somebody else's.
+//!
+//! 1. The intent's cell is in one of the lane's hands, or there is no intent: the record is true as it is.
+//! 2. What the intent points at has the intent's cell: the exchange did not come off. It has the hand's: it did.
+//! 3. It has been exchanged since: then one of the two cells can be *found* elsewhere: in a slot, in the hand of an orphan, or in a
+//!    hand of a lane whose record is true. Of lanes that are themselves in the middle of an exchange (stopped, or dead and not
+//!    recovered) it is concluded in turn which of their two cells is theirs, from what was found so far. Lanes at work change
+//!    while they are read; of these only what two readings, before and after the slots, agree on is used. If that does not
+//!    decide, others have made progress meanwhile, and it is tried again.
+//!
+//! Only cells are compared: a cell is in one place at a time, so this holds whatever lap it is, and also in the moment in which
+//! `intent_at` is new and `intent` is not. The intent's cell has the same bits whatever is exchanged.
+
+extern crate alloc;
+use alloc::vec::Vec;
+
+use crossproc_atomic::{Liveness, Ordering, Owner};
+
+use super::{
+    Exchange, FREE, HANDS, Hand, INTENT, INTENT_AT, LIVE, Lane, MESSAGE, ORPHAN, RECOVERING, SPARE, STATE,
+    Shape, VALID, deliveries_of, hand_word, kind_of,
+};
+
+/// In `intent_at`: exchanged with an orphan.
+const AT_ORPHAN: u64 = 1 << 40;
+/// So often an undecided exchange is looked at again, before that is left to the next who comes.
+const ROUNDS: u32 = 64;
+
+/// What [`Exchange::recover`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Lanes that were recovered and are free now.
+    pub lanes: usize,
+    /// True if there are lanes of the dead that somebody else is recovering, or that can not be decided yet: they may
+    /// still turn out to have messages.
+    pub is_pending: bool,
+}
+
+/// One lane's record, as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    intent_at: u64,
+    intent: u64,
+    hands: Vec<u64>,
+}
+
+impl Record {
+    /// The hand that the exchange is made with.
+    fn hand(&self) -> usize {
+        (self.intent_at >> 48) as usize
+    }
+
+    /// The cell in it.
+    fn mine(&self) -> u32 {
+        self.hands.get(self.hand()).map_or(u32::MAX, |&word| word as u32)
+    }
+
+    /// The cell that the exchange is to bring.
+    fn wanted(&self, shape: &Shape) -> u32 {
+        shape.cell_of(self.intent)
+    }
+
+    fn is_settled(&self, shape: &Shape) -> bool {
+        let wanted = self.wanted(shape);
+        self.intent & VALID == 0 || self.hands.iter().any(|&hand| hand as u32 == wanted)
+    }
+
+    /// The hand's word after the exchange.
+    fn after_exchange(&self, shape: &Shape) -> u64 {
+        let wanted = self.wanted(shape);
+        if !shape.is_full(self.intent) {
+            hand_word(wanted, SPARE, 0)
+        } else if self.intent_at & AT_ORPHAN == 0 {
+            hand_word(wanted, MESSAGE, 1)
+        } else {
+            hand_word(wanted, MESSAGE, (shape.lap_of(self.intent) as u8).saturating_add(1))
+        }
+    }
+}
+
+/// Cells, as a set.
+struct Cells(Vec<u64>);
+
+impl Cells {
+    fn insert(&mut self, cell: u32) {
+        if let Some(bits) = self.0.get_mut(cell as usize / 64) {
+            *bits |= 1 << (cell % 64);
+        }
+    }
+
+    fn has(&self, cell: u32) -> bool {
+        self.0.get(cell as usize / 64).is_some_and(|bits| bits >> (cell % 64) & 1 != 0)
+    }
+}
+
+impl Exchange<'_> {
+    /// Takes back the lanes of the dead. Their messages are orphans then, and sleeping receivers are woken.
+    #[inline]
+    pub fn recover<L: Liveness>(&self, live: &L) -> Recovery {
+        let mut result = Recovery::default();
+        let me = live.me();
+        for number in 0..self.lanes_used() {
+            let claim = self.claims[number].load(Ordering::Acquire);
+            let Some(holder) = Owner::from_bits(claim & !STATE) else { continue };
+            if holder == me || !live.is_gone(holder) {
+                result.is_pending |= claim & STATE == RECOVERING;
+            } else if self.recover_lane(live, number, claim, holder) {
+                result.lanes += 1;
+            } else {
+                result.is_pending = true;
+            }
+        }
+        result
+    }
+
+    /// True if the lane is free now.
+    #[cold]
+    fn recover_lane<L: Liveness>(&self, live: &L, number: usize, claim: u64, holder: Owner) -> bool {
+        let mine = live.me().bits() | RECOVERING;
+        let entry = &self.claims[number];
+        if entry.compare_exchange(claim, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false; // somebody else's
+        }
+        let dead = self.read(number);
+        if !dead.is_settled(self.shape) {
+            let Some(came_off) = (0..ROUNDS).find_map(|_| self.came_off(number, &dead)) else {
+                entry.store(holder.bits() | LIVE, Ordering::Release);
+                self.wake_all_after_store(live); // who left it to us
+                return false;
+            };
+            if came_off && dead.hand() < self.shape.hands {
+                self.hand(number, dead.hand()).store(dead.after_exchange(self.shape), Ordering::Release);
+            }
+        }
+        self.settle_and_free(number);
+        // Also without orphans: who waits for the last peer to go looks again.
+        self.wake_all_after_store(live);
+        true
+    }
+
+    pub(super) fn wake_all_after_store<L: Liveness>(&self, live: &L) {
+        self.words.not_empty.notify_after_store(live);
+        self.words.not_full.notify_after_store(live);
+        self.words.finished.notify_after_store(live);
+    }
+
+    /// The hands are true: forgets the intent, makes orphans of the messages, frees the lane.
+    #[cold]
+    pub(super) fn settle_and_free(&self, number: usize) {
+        self.record(number)[INTENT].store(0, Ordering::Release);
+        let mut has_orphan = false;
+        for hand in 0..self.shape.hands {
+            let hand = self.hand(number, hand);
+            let word = hand.load(Ordering::Relaxed);
+            if kind_of(word) == MESSAGE {
+                // From here on it can be taken: who looks at one hand after the other has to know (`is_finished`).
+                self.raise_orphans();
+                hand.store(hand_word(word as u32, ORPHAN, deliveries_of(word)), Ordering::Release);
+            }
+            has_orphan |= kind_of(word) != SPARE;
+        }
+        if has_orphan {
+            self.raise_orphans();
+        }
+        self.claims[number].store(FREE, Ordering::Release);
+    }
+
+    fn raise_orphans(&self) {
+        let mut seen = self.words.orphans.load(Ordering::Relaxed);
+        while let Err(now) = self.words.orphans.compare_exchange(
+            seen,
+            seen.wrapping_add(2) | 1,
+            Ordering::Release,
+            Ordering::Relaxed,
+        ) {
+            seen = now;
+        }
+    }
+
+    /// Receives a message whose last receiver died, as [`receive`](Self::receive) does; `None` if there is none.
+    #[cold]
+    pub fn receive_orphan(&self, lane: &Lane, hand: &mut Hand) -> Option<u8> {
+        let raised = self.words.orphans.load(Ordering::Acquire);
+        if raised & 1 == 0 {
+            return None;
+        }
+        for other in 0..self.lanes_used() {
+            for number in 0..self.shape.hands {
+                let word = self.hand(other, number).load(Ordering::Acquire);
+                if kind_of(word) == ORPHAN && self.take_orphan(lane, hand, other, number, word) {
+                    return Some(deliveries_of(word).saturating_add(1));
+                }
+            }
+        }
+        // None is left, unless there are new ones since.
+        let _ =
+            self.words.orphans.compare_exchange(raised, raised & !1, Ordering::Relaxed, Ordering::Relaxed);
+        None
+    }
+
+    pub(super) fn has_orphans(&self, lane: usize) -> bool {
+        (0..self.shape.hands).any(|hand| kind_of(self.hand(lane, hand).load(Ordering::Acquire)) == ORPHAN)
+    }
+
+    /// As [`take_hand`](Self::take_hand), looking at each hand: the lane may have been claimed with orphans.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_spare_hand(&self, lane: &Lane) -> Option<Hand> {
+        let free = (0..self.shape.hands).filter(|hand| lane.busy.get() >> hand & 1 == 0);
+        let spare = |hand: usize| {
+            let word = self.hand(lane.number, hand).load(Ordering::Acquire);
+            (word < self.shape.cells as u64).then_some(Hand { number: hand as u32, cell: word as u32 })
+        };
+        let hand = free.into_iter().find_map(spare)?;
+        lane.busy.set(lane.busy.get() | 1 << hand.number);
+        Some(hand)
+    }
+
+    /// Receives an orphan that is in one of the lane's own hands, where it is: for a lane that has no other hand left.
+    #[cold]
+    pub fn receive_in_place(&self, lane: &Lane) -> Option<(Hand, u8)> {
+        (0..self.shape.hands).filter(|hand| lane.busy.get() >> hand & 1 == 0).find_map(|number| {
+            let word = self.hand(lane.number, number).load(Ordering::Acquire);
+            let (cell, deliveries) = (word as u32, deliveries_of(word).saturating_add(1));
+            // No cell moves. Should this process die, it is an orphan again.
+            let taken = kind_of(word) == ORPHAN
+                && (cell as usize) < self.shape.cells
+                && self
+                    .hand(lane.number, number)
+                    .compare_exchange(
+                        word,
+                        hand_word(cell, MESSAGE, deliveries),
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok();
+            taken.then(|| {
+                lane.busy.set(lane.busy.get() | 1 << number);
+                (Hand { number: number as u32, cell }, deliveries)
+            })
+        })
+    }
+
+    fn take_orphan(&self, lane: &Lane, mine: &mut Hand, other: usize, number: usize, word: u64) -> bool {
+        let cell = word as u32;
+        let deliveries = deliveries_of(word);
+        let own = self.own(lane);
+        let at = AT_ORPHAN | (other as u64) << 8 | number as u64;
+        own.intent_at.store(u64::from(mine.number) << 48 | at, Ordering::Release);
+        // As if it were a slot with so many laps: recovery looks for the cell's number before it knows what is exchanged.
+        let intent = self.shape.word(u64::from(deliveries), true, cell & self.shape.cell_mask() as u32);
+        own.intent.store(intent | VALID, Ordering::Release);
+        let ours = hand_word(mine.cell, SPARE, 0);
+        let theirs = self.hand(other, number);
+        let valid = (cell as usize) < self.shape.cells();
+        if !valid || theirs.compare_exchange(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            own.intent.store(0, Ordering::Release);
+            return false;
+        }
+        mine.cell = cell;
+        own.set_down(mine, MESSAGE, deliveries.saturating_add(1));
+        true
+    }
+
+    fn read(&self, lane: usize) -> Record {
+        let record = self.record(lane);
+        let hands = record[HANDS..][..self.shape.hands].iter();
+        Record {
+            hands: hands.map(|hand| hand.load(Ordering::Acquire)).collect(),
+            intent_at: record[INTENT_AT].load(Ordering::Acquire),
+            intent: record[INTENT].load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether the exchange of a dead lane came off; `None` if that can not be told yet.
+    fn came_off(&self, number: usize, dead: &Record) -> Option<bool> {
+        let shape = self.shape;
+        let at = (dead.intent_at & 0xffff_ffff_ffff) as usize;
+        let there = if dead.intent_at & AT_ORPHAN == 0 {
+            (at < shape.capacity).then(|| shape.cell_of(self.slot(at).load(Ordering::Acquire)))
+        } else {
+            let (lane, hand) = (at >> 8 & (Shape::LANES_MAX - 1), at & 0xff);
+            (lane < shape.lanes && hand < shape.hands)
+                .then(|| self.hand(lane, hand).load(Ordering::Acquire) as u32)
+        };
+        match there {
+            Some(cell) if cell == dead.wanted(shape) => Some(false),
+            Some(cell) if cell == dead.mine() => Some(true),
+            Some(_) => self.search(number, dead),
+            None => Some(false), // the record was scribbled over
+        }
+    }
+
+    /// Looks for either of the two cells elsewhere.
+    fn search(&self, number: usize, dead: &Record) -> Option<bool> {
+        let shape = self.shape;
+        let mut found = Cells(alloc::vec![0; shape.cells().div_ceil(64)]);
+        let lanes = self.lanes_used();
+        let first: Vec<Record> = (0..lanes).map(|lane| self.read(lane)).collect();
+        for index in 0..shape.capacity {
+            found.insert(shape.cell_of(self.slot(index).load(Ordering::Acquire)));
+        }
+        let mut doubtful = Vec::new();
+        for (lane, before) in first.into_iter().enumerate() {
+            if self.read(lane) != before {
+                continue;
+            }
+            let settled = before.is_settled(shape);
+            for (hand, &word) in before.hands.iter().enumerate() {
+                if settled || hand != before.hand() {
+                    found.insert(word as u32);
+                }
+            }
+            if !settled && lane != number {
+                doubtful.push(before);
+            }
+        }
+        let (mine, wanted) = (dead.mine(), dead.wanted(shape));
+        loop {
+            if found.has(mine) != found.has(wanted) {
+                return Some(found.has(mine));
+            }
+            let before = doubtful.len();
+            doubtful.retain(|other| {
+                let (theirs, wanted) = (other.mine(), other.wanted(shape));
+                if found.has(theirs) == found.has(wanted) {
+                    return true;
+                }
+                found.insert(if found.has(theirs) { wanted } else { theirs });
+                false
+            });
+            if doubtful.len() == before {
+                return None;
+            }
+        }
+    }
+
+    /// True if no hand has a message, and none is just getting one.
+    pub(super) fn hands_are_spare(&self) -> bool {
+        (0..self.lanes_used()).all(|lane| {
+            // An exchange that is under way ends soon, unless its process is stopped.
+            (0..ROUNDS).find_map(|_| {
+                // Before the hands: if it is an older one, its cell is in a hand by now; if it is the same afterwards, it is that of
+                // the hands. Read only after them, it could be gone although it came true in between.
+                let intent = self.record(lane)[INTENT].load(Ordering::Acquire);
+                let record = self.read(lane);
+                if record.hands.iter().any(|&hand| kind_of(hand) != SPARE) {
+                    return Some(false);
+                }
+                // What it sends it does not get.
+                let may_get_one = self.shape.is_full(intent)
+                    && !record.is_settled(self.shape)
+                    && self.came_off(lane, &record) != Some(false);
+                (record.intent == intent && !may_get_one).then_some(true)
+            }) == Some(true)
+        })
+    }
+
+    /// What is wrong with the words, if anything; exact if nobody uses the ring meanwhile. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// A sentence.
+    pub fn audit(&self) -> Result<(), &'static str> {
+        let shape = self.shape;
+        let mut seen = Cells(alloc::vec![0; shape.cells().div_ceil(64)]);
+        let mut once = |cell: u32| {
+            if cell as usize >= shape.cells() {
+                return Err("a cell has a number that there is not");
+            }
+            if seen.has(cell) {
+                return Err("a cell is in two places");
+            }
+            seen.insert(cell);
+            Ok(())
+        };
+        for index in 0..shape.capacity {
+            once(shape.cell_of(self.slot(index).load(Ordering::Acquire)))?;
+        }
+        let mut has_orphan = false;
+        for lane in 0..shape.lanes {
+            let claim = self.claims[lane].load(Ordering::Acquire);
+            let record = self.read(lane);
+            if claim != FREE && Owner::from_bits(claim & !STATE).is_none() {
+                return Err("a lane is claimed by what is no participant");
+            }
+            for (hand, &word) in record.hands.iter().enumerate() {
+                let in_flight = !record.is_settled(shape) && hand == record.hand();
+                if !in_flight {
+                    once(word as u32)?;
+                }
+                has_orphan |= kind_of(word) == ORPHAN;
+                if claim == FREE && kind_of(word) == MESSAGE {
+                    return Err("a message is in a hand of a lane that nobody has");
+                }
+            }
+            if claim == FREE && record.intent != 0 {
+                return Err("a lane that nobody has intends something");
+            }
+        }
+        if has_orphan && self.words.orphans.load(Ordering::Acquire) & 1 == 0 {
+            return Err("there is an orphan that nobody will look for");
+        }
+        self.audit_laps()
+    }
+
+    /// The slots are those of one queue: from some slot on they are one lap behind, and the full ones lie together.
+    fn audit_laps(&self) -> Result<(), &'static str> {
+        let shape = self.shape;
+        let words: Vec<u64> =
+            (0..shape.capacity).map(|index| self.slot(index).load(Ordering::Acquire)).collect();
+        // EMPTY(L) is 2L, FULL(L) is 2L + 1: each step round the ring adds one or two in all.
+        let phase = |word: u64| shape.lap_of(word).wrapping_mul(2) + u64::from(shape.is_full(word));
+        let first = phase(words[0]);
+        let phases = words.iter().map(|&word| first.wrapping_sub(phase(word)) & (shape.lap_mask() << 1 | 1));
+        let mut last = 0;
+        for behind in phases {
+            if behind < last || behind > 2 {
+                return Err("the slots' laps do not follow one another");
+            }
+            last = behind;
+        }
+        if words.iter().filter(|&&word| word & super::CLOSED != 0).count() > 1 {
+            return Err("the ring was closed in two places");
+        }
+        Ok(())
+    }
+}

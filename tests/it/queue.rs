@@ -343,8 +343,11 @@ fn a_handle_without_a_lane_waits_for_nobody_and_gets_one_later() {
     let no_lane = Unusable::NoLane;
     assert_eq!(third.send(1), Err(SendError::Unusable(1, no_lane)));
     assert_eq!(third.recv(), Err(RecvError::Unusable(no_lane)));
-    assert_eq!(third.close(), Err(no_lane));
+    // It can look.
     assert_eq!((third.len(), third.is_empty(), third.is_full()), (0, true, false));
+    queue.send_many(&[1, 2, 3, 4]).unwrap();
+    assert_eq!((third.len(), third.is_empty(), third.is_full(), third.is_closed()), (4, false, true, false));
+    assert_eq!(queue.try_iter().count(), 4);
     let elsewhere =
         |queue: Queue<u64>| matches!(queue.try_send(2), Err(SendError::Unusable(2, Unusable::NoLane)));
     assert!(join(child(elsewhere, third.clone())), "nor does another process");
@@ -352,6 +355,13 @@ fn a_handle_without_a_lane_waits_for_nobody_and_gets_one_later() {
     third.send(3).unwrap();
     assert_eq!(queue.recv(), Ok(3));
     sound(&queue);
+    // And close.
+    let fourth = queue.clone();
+    assert_eq!(fourth.try_recv(), Err(RecvError::Unusable(no_lane)));
+    assert_eq!(
+        (fourth.close(), queue.close(), third.try_recv()),
+        (Ok(true), Ok(false), Err(RecvError::Closed))
+    );
 }
 
 fn hold_lane((board, queue): (Board, Queue<u64>)) {

@@ -421,8 +421,8 @@ fn full<'a>(lives: &[Life], calls: impl Iterator<Item = &'a Event>, capacity: us
         greatest.push(next);
     }
     for call in calls {
-        // The last change before it counts as well. Of several at one moment, as many as may come first.
-        let from = changes.partition_point(|(at, _)| *at < call.begin).saturating_sub(1);
+        // The last change before it counts as well. Of several at one moment those that take away come first: they are certain.
+        let from = changes.partition_point(|(at, _)| *at <= call.begin).saturating_sub(1);
         let to = changes.partition_point(|(at, _)| *at <= call.end);
         if from >= to {
             return Some(format!("full: {call:?} before anything was sent"));

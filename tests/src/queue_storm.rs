@@ -576,7 +576,9 @@ impl Storm {
         }
         round.queue.audit().map_err(|e| e.to_string())?;
         let mut handles = vec![round.queue.clone()];
-        while handles.last().is_some_and(|q| q.close() != Err(Unusable::NoLane)) && handles.len() <= LANES {
+        while handles.last().is_some_and(|q| q.try_recv() != Err(RecvError::Unusable(Unusable::NoLane)))
+            && handles.len() <= LANES
+        {
             handles.push(round.queue.clone());
         }
         if handles.len() != LANES {

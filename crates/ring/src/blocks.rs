@@ -694,7 +694,7 @@ impl BlockConsumer {
         if index_of(self.cursor) == ring.shape.per_block {
             self.enter_next(ring, platform);
         } else if self.looks >= self.patience {
-            (0..HELD_BACK.min(ring.shape.elements() / 8)).for_each(|_| pause());
+            (0..HELD_BACK).take_while(|&n| n < ring.shape.elements() / 8).for_each(|_| pause());
             held_back = true;
             self.looks = 0;
         }

@@ -140,7 +140,7 @@ mod tests {
         assert_eq!((sum["kills"], sum["operations"], sum["planted"], sum["ok"]), (2400, 2, 4, 14));
         assert_eq!(
             summary(&sum),
-            "2 operations, 0 states, 2,400 kills, 0 images, 0 pairs; nothing bad; 4 planted bugs found"
+            "2 operations, 0 states, 2,400 kills, 0 images, 0 pairs, 0 taken; nothing bad; 4 planted bugs found"
         );
         sum.insert("wedged".to_owned(), 3);
         assert!(summary(&sum).contains("BAD: 3 wedged"));

@@ -633,6 +633,7 @@ impl<'a> Exchange<'a> {
     #[inline]
     pub fn try_send_here(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> bool {
         let position = lane.tail.position.get();
+        // mutant: Acquire -> Relaxed equivalent, because the exchange acquires, and without it the word is not used
         let word = self.slot(self.shape.index(position)).load(Ordering::Acquire);
         let own = self.own(lane);
         // Empty, of this lap, and not closed.
@@ -676,6 +677,7 @@ impl<'a> Exchange<'a> {
     #[inline]
     pub fn try_receive_here(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> bool {
         let position = lane.head.position.get();
+        // mutant: Acquire -> Relaxed equivalent, because the exchange acquires, and without it the word is not used
         let word = self.slot(self.shape.index(position)).load(Ordering::Acquire);
         // Full, of this lap, and not closed.
         if (word ^ position ^ self.shape.full) >= self.shape.full

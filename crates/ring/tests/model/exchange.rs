@@ -818,7 +818,9 @@ fn a_taker_may_die_anywhere() {
             me.send(7);
             let _hand = leaver.try_receive().expect("there is one");
             let leaver = leaver.leave();
-            victim.die_in(accesses, || drop(victim.try_orphan()));
+            victim.die_in(accesses, || {
+                let _ = victim.try_orphan();
+            });
             let heir = {
                 let queue = Arc::clone(&queue);
                 thread::spawn(move || {

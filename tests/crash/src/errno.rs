@@ -82,7 +82,8 @@ fn of<T, E>(result: Result<T, E>) -> u64 {
     if result.is_ok() { code::OK } else { code::ERROR }
 }
 
-/// The name of the segment of this run of the harness; victims are its children.
+/// The name of the segment of this run of the harness; victims are its children. Not to be made up within the operation: it asks
+/// for the parent, and where that call fails it is another name, which nobody removes.
 fn name() -> String {
     format!("crash-errno-{}", std::os::unix::process::parent_id())
 }
@@ -250,20 +251,27 @@ const CASES: &[Case] = &[
     Case {
         name: "Segment::create, drop",
         before: alone,
-        ready: |_| Box::new(|| of(Segment::create(&name(), LEN))),
+        ready: |_| {
+            let name = name();
+            Box::new(move || of(Segment::create(&name, LEN)))
+        },
     },
     Case {
         name: "Segment::open_or_create, object, drop",
         before: alone,
-        ready: |_| Box::new(|| of(Segment::open_or_create(&name(), LEN).and_then(|s| s.lock("lock")))),
+        ready: |_| {
+            let name = name();
+            Box::new(move || of(Segment::open_or_create(&name, LEN).and_then(|s| s.lock("lock"))))
+        },
     },
     Case {
         name: "Segment::file, drop",
         before: alone,
         ready: |_| {
-            Box::new(|| {
-                let told = of(Segment::file(path(), LEN));
-                let _ = std::fs::remove_file(path());
+            let path = path();
+            Box::new(move || {
+                let told = of(Segment::file(&path, LEN));
+                let _ = std::fs::remove_file(&path);
                 told
             })
         },
@@ -301,9 +309,10 @@ const CASES: &[Case] = &[
         name: "names, remove",
         before: alone,
         ready: |_| {
-            Box::new(|| {
+            let name = name();
+            Box::new(move || {
                 let listed = of(SegmentOptions::new().names());
-                let removed = Segment::unlink(&name());
+                let removed = Segment::unlink(&name);
                 let missing = removed.is_err_and(|e| e.kind() == crossproc_segment::ErrorKind::NotFound);
                 listed.max(if missing { code::OK } else { code::ERROR })
             })

@@ -1,5 +1,7 @@
 //! What a message costs between processes, beside queues between the threads of one process.
 
+mod iceoryx;
+
 use std::cell::RefCell;
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +14,7 @@ use crossproc_benches::{Better, Scale, Turns, pin};
 use crossproc_primitives::{Queue, QueueOptions};
 use crossproc_process::Process;
 use crossproc_segment::plain::Plain;
-use crossproc_tests::{Board, HANG, child, join, tied_to_parent};
+use crossproc_tests::{Board, child, join, tied_to_parent};
 
 fn main() {
     let scale = Scale::from_arguments();
@@ -27,9 +29,10 @@ fn main() {
     }
     if wanted("round trip") {
         round_trip(scale);
+        large(scale);
     }
-    if wanted("blocked") {
-        blocked(scale);
+    if wanted("handles") {
+        handles(scale);
     }
     if wanted("grid") {
         for capacity in [64, 1024, 65536] {
@@ -330,12 +333,49 @@ fn grid<T: Load>(scale: Scale, pairs: usize, capacity: usize) {
 
 const BARE: u64 = 0;
 const SPINNING: u64 = 1;
-const SLEEPING: u64 = 2;
+const ICEORYX: u64 = 2;
+const LARGE: u64 = 3;
+const SMALL: u64 = 4;
 const HOW: usize = 9;
 
-fn echo((board, count, there, back): (Board, u64, Queue<u64>, Queue<u64>)) {
+/// The queues of one direction.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Way {
+    words: Queue<u64>,
+    large: Queue<[u8; MEBIBYTE]>,
+    small: Queue<[u8; 64]>,
+}
+
+impl Way {
+    fn new() -> Self {
+        let options = QueueOptions::new(2).lanes(2);
+        let large = options.anonymous().expect("memory for a queue");
+        let small = options.anonymous().expect("memory for a queue");
+        Self { words: Queue::new(64).expect("memory for a queue"), large, small }
+    }
+}
+
+/// Sends a message that was written in place, at both of its ends.
+fn send_in_place<const N: usize>(queue: &Queue<[u8; N]>, n: u64) {
+    let mut loan = queue.loan().expect("a hand");
+    (loan[0], loan[N - 1]) = (n as u8, n as u8);
+    assert!(loan.try_send().is_ok(), "there is room");
+}
+
+/// Receives it, and reads it where it is.
+fn receive_in_place<const N: usize>(queue: &Queue<[u8; N]>) -> u64 {
+    let message = until(false, || queue.try_recv_ref().ok());
+    assert_eq!(message[0], message[N - 1]);
+    u64::from(message[0])
+}
+
+fn echo((board, count, there, back, files): (Board, u64, Way, Way, iceoryx::Files)) {
     tied_to_parent();
     pin(1);
+    let iceoryx = iceoryx::End::<u64>::new(&files, false);
+    iceoryx.connected();
+    let (large, small) = ((&there.large, &back.large), (&there.small, &back.small));
+    let (there, back) = (&there.words, &back.words);
     for round in 1.. {
         if !next_round(&board, round, 2) {
             return;
@@ -350,7 +390,9 @@ fn echo((board, count, there, back): (Board, u64, Queue<u64>, Queue<u64>)) {
                     board[PONG].store(n, Ordering::Release);
                 }
                 SPINNING => until(false, || back.try_send(until(false, || there.try_recv().ok())).ok()),
-                _ => back.send_timeout(there.recv_timeout(HANG).unwrap(), HANG).unwrap(),
+                ICEORYX => iceoryx.send(iceoryx.receive(|value| *value)),
+                LARGE => send_in_place(large.1, receive_in_place(large.0)),
+                _ => send_in_place(small.1, receive_in_place(small.0)),
             }
         }
         board[PING].store(0, Ordering::Relaxed);
@@ -361,8 +403,11 @@ fn echo((board, count, there, back): (Board, u64, Queue<u64>, Queue<u64>)) {
 /// Two processes, of which one sends back what the other sends.
 struct Echo {
     board: Board,
-    there: Queue<u64>,
-    back: Queue<u64>,
+    there: Way,
+    back: Way,
+    iceoryx: iceoryx::End<u64>,
+    /// Removes them when it goes.
+    _files: iceoryx::Files,
     count: u64,
     other: Process<()>,
     round: u64,
@@ -371,25 +416,23 @@ struct Echo {
 impl Echo {
     fn new(count: u64) -> Self {
         let board = Board::new(TIMES);
-        let (there, back) = (Queue::new(64).unwrap(), Queue::new(64).unwrap());
-        let other = child(echo, (board.clone(), count, there.clone(), back.clone()));
-        Self { board, there, back, count, other, round: 0 }
+        let (there, back, files) = (Way::new(), Way::new(), iceoryx::Files::new());
+        let other = child(echo, (board.clone(), count, there.clone(), back.clone(), files.lent()));
+        let iceoryx = iceoryx::End::new(&files, true);
+        iceoryx.connected();
+        Self { board, there, back, iceoryx, _files: files, count, other, round: 0 }
     }
 
     /// Nanoseconds there and back.
-    fn turn(&mut self, how: u64, pause: Duration) -> f64 {
+    fn turn(&mut self, how: u64) -> f64 {
         self.round += 1;
         let board = &self.board;
         board.set(HOW, how);
         board.set(PONG, 0);
         board.set(ROUND, self.round);
         assert!(next_round(board, self.round, 2));
-        let mut spent = 0;
+        let began = now();
         for n in 1..=self.count {
-            if pause > Duration::ZERO {
-                thread::sleep(pause);
-            }
-            let began = now();
             match how {
                 BARE => {
                     board[PING].store(n, Ordering::Release);
@@ -398,16 +441,24 @@ impl Echo {
                     }
                 }
                 SPINNING => {
-                    until(false, || self.there.try_send(n).ok());
-                    assert_eq!(until(false, || self.back.try_recv().ok()), n);
+                    until(false, || self.there.words.try_send(n).ok());
+                    assert_eq!(until(false, || self.back.words.try_recv().ok()), n);
+                }
+                ICEORYX => {
+                    self.iceoryx.send(n);
+                    assert_eq!(self.iceoryx.receive(|value| *value), n);
+                }
+                LARGE => {
+                    send_in_place(&self.there.large, n);
+                    assert_eq!(receive_in_place(&self.back.large), n & 0xff);
                 }
                 _ => {
-                    self.there.send_timeout(n, HANG).unwrap();
-                    assert_eq!(self.back.recv_timeout(HANG).unwrap(), n);
+                    send_in_place(&self.there.small, n);
+                    assert_eq!(receive_in_place(&self.back.small), n & 0xff);
                 }
             }
-            spent += now() - began;
         }
+        let spent = now() - began;
         board.await_at_least(DONE, self.round);
         spent as f64 / self.count as f64
     }
@@ -424,17 +475,93 @@ fn round_trip(scale: Scale) {
     pin(0);
     let echo = RefCell::new(Echo::new(scale.count(2000)));
     Turns::new("Queue<u64>, there and back, spinning", "ns", Better::Less)
-        .subject("crossproc Queue", || echo.borrow_mut().turn(SPINNING, Duration::ZERO))
-        .against("two bare cache lines", "<= 1.4 x", 1.4, || echo.borrow_mut().turn(BARE, Duration::ZERO))
+        .subject("crossproc Queue", || echo.borrow_mut().turn(SPINNING))
+        .against("two bare cache lines", "<= 1.4 x", 1.4, || echo.borrow_mut().turn(BARE))
+        .subject("iceoryx2 (zero-copy)", || echo.borrow_mut().turn(ICEORYX))
         .run(scale.rounds(60));
     echo.into_inner().quit();
 }
 
-fn blocked(scale: Scale) {
-    let echo = RefCell::new(Echo::new(scale.count(200)));
-    let pause = Duration::from_micros(300);
-    Turns::new("Queue<u64>, there and back, both asleep each time", "ns", Better::Less)
-        .subject("crossproc Queue", || echo.borrow_mut().turn(SLEEPING, pause))
-        .run(scale.rounds(20));
+/// Messages written and read where they are: between two processes, there and back.
+fn large(scale: Scale) {
+    pin(0);
+    let echo = RefCell::new(Echo::new(scale.count(500)));
+    let (from, mut to) = (vec![1_u8; MEBIBYTE], vec![0_u8; MEBIBYTE]);
+    Turns::new(
+        "Queue, loan -> send -> recv_ref -> drop, there and back between processes",
+        "ns",
+        Better::Less,
+    )
+    .subject("1 MiB", || echo.borrow_mut().turn(LARGE))
+    .against("64 B", "<= 1.3 x (cost independent of size)", 1.3, || echo.borrow_mut().turn(SMALL))
+    .subject("memcpy of 1 MiB, once", || {
+        each(scale.count(20), |_| black_box(&mut to).copy_from_slice(black_box(&from)))
+    })
+    .run(scale.rounds(40));
     echo.into_inner().quit();
+}
+
+// ---- Handles, as users hold them ----
+
+const THREADS: usize = 2;
+const SHARED: u64 = 1;
+
+/// One process whose threads all send, or all receive: each with a clone of the handle, or all with the same.
+fn crew((part, queue): (Part, Queue<u64>)) {
+    tied_to_parent();
+    let Part { board, me, each, .. } = part;
+    let sends = me == 0;
+    let work = |thread: usize, send: &dyn Fn(u64) -> bool, receive: &dyn Fn() -> Option<u64>| {
+        pin((me + thread) % 2);
+        for n in 0..each {
+            if sends {
+                until(true, || send(n).then_some(()));
+            } else {
+                black_box(until(true, receive));
+            }
+        }
+    };
+    let one = queue.clone().share();
+    let clones: Vec<_> = (0..THREADS).map(|_| std::sync::Mutex::new(queue.clone())).collect();
+    for round in 1.. {
+        if !next_round(&board, round, 2) {
+            return;
+        }
+        let shared = board.get(HOW) == SHARED;
+        let began = now();
+        thread::scope(|scope| {
+            for (thread, clone) in clones.iter().enumerate() {
+                let (work, one) = (&work, &one);
+                scope.spawn(move || {
+                    let own = clone.lock().expect("nobody panics with it");
+                    if shared {
+                        work(thread, &|n| one.try_send(n).is_ok(), &|| one.try_recv().ok());
+                    } else {
+                        work(thread, &|n| own.try_send(n).is_ok(), &|| own.try_recv().ok());
+                    }
+                });
+            }
+        });
+        board.set(TIMES + me * STRIDE, began);
+        board.set(TIMES + me * STRIDE + 1, now());
+        board.add(DONE, 1);
+    }
+}
+
+fn handles(scale: Scale) {
+    let each = scale.count(100_000);
+    let board = Board::new(TIMES + 2 * STRIDE);
+    let queue = QueueOptions::new(1024).lanes(16).anonymous::<u64>().unwrap();
+    let part = |me| Part { board: board.clone(), me, pairs: 1, each };
+    let workers = (0..2).map(|me| child(crew, (part(me), queue.clone()))).collect();
+    let crowd = RefCell::new(Crowd { board: board.clone(), workers, round: 0 });
+    let rate = |how| {
+        board.set(HOW, how);
+        (THREADS as u64 * each) as f64 * 1e3 / crowd.borrow_mut().turn().max(1) as f64
+    };
+    Turns::new("Queue<u64>, two processes with two threads each", "M/s", Better::More)
+        .subject("a clone for each thread", || rate(0))
+        .subject("one SharedQueue for both", || rate(SHARED))
+        .run(scale.rounds(15));
+    crowd.into_inner().quit();
 }

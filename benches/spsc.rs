@@ -1,8 +1,11 @@
 //! What the queue with one producer and one consumer costs between two processes: there and back, and as a stream.
 //!
-//! Peers: a bare ping-pong (two words in two lines, no queue at all), the textbook ring (two indices, each side caching the other's), both
-//! between the same two processes; and rtrb between threads, which is all it can do.
+//! Peers: a bare ping-pong (two words in two lines, no queue at all), the textbook ring (two indices, each side caching the other's), and
+//! iceoryx2, all between the same two processes; and rtrb between threads, which is all it can do.
 
+mod iceoryx;
+
+use std::fmt::Debug;
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -12,9 +15,10 @@ use crossproc_benches::{Better, Scale, Turns, pin};
 use crossproc_primitives::spsc::{self, Consumer, Producer};
 use crossproc_segment::plain::Plain;
 use crossproc_tests::{Board, child, join, tied_to_parent};
+use iceoryx2::prelude::ZeroCopySend;
 
 /// What is sent: one word, or a line of them.
-trait Payload: Plain + Send {
+trait Payload: Plain + Send + Copy + Debug + ZeroCopySend {
     const NAME: &'static str;
     fn of(n: u64) -> Self;
     fn number(&self) -> u64;
@@ -50,6 +54,7 @@ const BARE: u64 = 1;
 const TRIPS: u64 = 2;
 const TRIPS_TEXTBOOK: u64 = 3;
 const TRIPS_TRY: u64 = 4;
+const TRIPS_ICEORYX: u64 = 5;
 const STREAM: u64 = 10; // + index of the capacity
 const TEXTBOOK: u64 = 20;
 const BATCHES: u64 = 30;
@@ -188,12 +193,14 @@ fn pop_batches<T: Payload>(consumer: &mut Consumer<T>, count: u64) {
     }
 }
 
-type Handles<T> = (Board, Vec<Board>, Producer<T>, Consumer<T>, Vec<Consumer<T>>);
+type Handles<T> = (Board, Vec<Board>, iceoryx::Files, Producer<T>, Consumer<T>, Vec<Consumer<T>>);
 
 /// The other process: pops what streams, and sends back what goes there and back.
-fn answer<T: Payload>((board, textbooks, mut back, mut there, mut streams): Handles<T>) {
+fn answer<T: Payload>((board, textbooks, files, mut back, mut there, mut streams): Handles<T>) {
     tied_to_parent();
     pin(1);
+    let iceoryx = iceoryx::End::<T>::new(&files, false);
+    iceoryx.connected();
     for round in 1.. {
         let mut looks = 0_u32;
         while board.get(ROUND) < round {
@@ -226,6 +233,12 @@ fn answer<T: Payload>((board, textbooks, mut back, mut there, mut streams): Hand
                         }
                     };
                     back.try_push(value).unwrap();
+                }
+            }
+            TRIPS_ICEORYX => {
+                for _ in 0..count {
+                    let value = iceoryx.receive(|value| *value);
+                    iceoryx.send(value);
                 }
             }
             TRIPS_TEXTBOOK => textbook_trips(&textbooks[0], &textbooks[1], count, false),
@@ -276,7 +289,11 @@ fn measure<T: Payload>(scale: Scale) {
     let (back, mut into) = spsc::channel::<T>(64).unwrap();
     let (mut streams, ends): (Vec<_>, Vec<_>) =
         CAPACITIES.iter().map(|&capacity| spsc::channel::<T>(capacity).unwrap()).unzip();
-    let other = child(answer::<T>, (board.clone(), textbooks.clone(), back, answers, ends));
+    let files = iceoryx::Files::new();
+    let parts = (board.clone(), textbooks.clone(), files.lent(), back, answers, ends);
+    let other = child(answer::<T>, parts);
+    let iceoryx = iceoryx::End::<T>::new(&files, true);
+    iceoryx.connected();
     let pair = Pair { board: &board, round: 0.into() };
 
     let trips = scale.count(2000);
@@ -312,6 +329,14 @@ fn measure<T: Payload>(scale: Scale) {
                     }
                 }))
             });
+        turns = turns.against("iceoryx2 (zero-copy)", "<= 1/3 of iceoryx2", 1.0 / 3.0, || {
+            per_trip(pair.together(TRIPS_ICEORYX, trips, || {
+                for n in 0..trips {
+                    iceoryx.send(T::of(n));
+                    assert_eq!(iceoryx.receive(T::number), n);
+                }
+            }))
+        });
         if size_of::<T>() == 8 {
             turns = turns.subject("textbook ring", || {
                 textbooks[..2].iter().for_each(clear);

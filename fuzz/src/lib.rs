@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod queue;
+mod spsc;
 
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
@@ -20,6 +21,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{pread, write};
 
 pub use queue::queue_bytes;
+pub use spsc::spsc_bytes;
 
 /// A named function that must return, and must not panic, whatever the bytes are.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "plain_difference", run: plain_difference },
     Target { name: "queue_bytes", run: queue_bytes },
     Target { name: "segment_bytes", run: segment_bytes },
+    Target { name: "spsc_bytes", run: spsc_bytes },
 ];
 
 /// An owner word of shared memory, with any bits in it: either no identity, or one that is written back as
@@ -140,6 +143,47 @@ fn visit(segment: &Segment, len: u64, untouched: bool) {
     }
     black_box((segment.used(), segment.capacity(), segment.living().ok(), segment.creator_pid()));
 }
+
+/// A segment with one object, whose words are overwritten behind its handles' backs and then put back: to make a new segment for each
+/// input would take most of the time.
+struct Scratch {
+    segment: Segment,
+    words: PlacedSlice<AtomicU64>,
+    first: Vec<u64>,
+}
+
+impl Scratch {
+    fn new(make: impl FnOnce(&Segment)) -> Self {
+        let segment = options().anonymous(8192).expect("memory for a segment");
+        make(&segment);
+        let object = segment.objects().into_iter().next().expect("it was made").object;
+        let span = Span { offset: object.offset, count: object.bytes / 8 };
+        let words = segment.mapping().place_slice::<AtomicU64>(span).expect("it lies inside");
+        let first = words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        Self { segment, words, first }
+    }
+
+    fn overwrite(&self, place: u16, value: u64) {
+        self.words[usize::from(place) % self.words.len()].store(value, Ordering::Relaxed);
+    }
+
+    /// Nobody has a handle any more.
+    fn put_back(&self) {
+        self.words.iter().zip(&self.first).for_each(|(word, &first)| word.store(first, Ordering::Relaxed));
+    }
+}
+
+/// {operation: u8, place: u16, value: u64}, little endian, one after the other. Longer inputs say nothing new.
+fn steps(bytes: &[u8]) -> impl Iterator<Item = (u8, u16, u64)> {
+    const STEPS_MAX: usize = 64;
+    bytes.chunks_exact(11).take(STEPS_MAX).map(|step| {
+        let value = step[3..].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        (step[0], u16::from_le_bytes([step[1], step[2]]), value)
+    })
+}
+
+/// As a place: no overwriting in this step.
+const NOWHERE: u16 = u16::MAX;
 
 /// One object of each type, all words of them, and what these were at first.
 struct World {

@@ -3,38 +3,47 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use crossproc_atomic::{AtomicU64, Ordering};
+use bytemuck::AnyBitPattern;
 use crossproc_primitives::{Queue, QueueOptions};
-use crossproc_segment::Span;
+use crossproc_segment::Segment;
+use crossproc_segment::plain::Plain;
 
-/// Longer inputs say nothing new.
-const STEPS_MAX: usize = 200;
-/// No overwriting in this step.
-const NOWHERE: u16 = u16::MAX;
+use crate::{NOWHERE, Scratch, steps};
 
 /// Operations of two handles on a small queue, each after a word of it was overwritten, given as {operation: u8, place: u16, value:
 /// u64}, little endian: every one ends, with a value or an error, whatever that is.
 pub fn queue_bytes(bytes: &[u8]) {
-    let segment = super::options().anonymous(8192).expect("memory for a segment");
-    let options = QueueOptions::new(3).lanes(4).hands(2);
-    let queue: Queue<u64> = options.in_segment(&segment, "queue").expect("room");
-    let object = segment.objects().into_iter().next().expect("the queue").object;
-    let span = Span { offset: object.offset, count: object.bytes / 8 };
-    let words = segment.mapping().place_slice::<AtomicU64>(span).expect("it lies inside");
+    thread_local! {
+        static WORDS: Scratch = Scratch::new(|segment| drop(open::<u64>(segment)));
+        static CELLS: Scratch = Scratch::new(|segment| drop(open::<[u64; 2]>(segment)));
+    }
+    WORDS.with(|scratch| use_all::<u64>(bytes, scratch, |value| value));
+    CELLS.with(|scratch| use_all::<[u64; 2]>(bytes, scratch, |value| [value; 2]));
+}
 
+fn open<T: Plain + AnyBitPattern>(segment: &Segment) -> Queue<T> {
+    QueueOptions::new(3).lanes(4).hands(2).in_segment(segment, "queue").expect("room")
+}
+
+fn use_all<T: Plain + AnyBitPattern>(bytes: &[u8], scratch: &Scratch, message: fn(u64) -> T) {
+    use_handles(bytes, scratch, message);
+    scratch.put_back();
+}
+
+fn use_handles<T: Plain + AnyBitPattern>(bytes: &[u8], scratch: &Scratch, message: fn(u64) -> T) {
+    let queue = open::<T>(&scratch.segment);
     let handles = [queue.clone(), queue];
     let (mut loans, mut messages, mut others) = (Vec::new(), Vec::new(), Vec::new());
     let soon = Duration::from_micros(1);
     let mut untouched = true;
-    for step in bytes.chunks_exact(11).take(STEPS_MAX) {
-        let place = u16::from_le_bytes([step[1], step[2]]);
-        let value = step[3..].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    for (op, place, value) in steps(bytes) {
         if place != NOWHERE {
-            words[usize::from(place) % words.len()].store(value, Ordering::Relaxed);
+            scratch.overwrite(place, value);
             untouched = false;
         }
-        let queue = &handles[usize::from(step[0] & 1)];
-        match step[0] >> 1 {
+        let value = message(value);
+        let queue = &handles[usize::from(op & 1)];
+        match op >> 1 {
             0 => drop(black_box(queue.try_send(value))),
             1 => drop(black_box(queue.try_recv())),
             2 => loans.extend(queue.loan()),

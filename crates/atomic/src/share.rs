@@ -5,7 +5,7 @@
 //! at any moment. That core atomics work through two mappings of one page rests on their being
 //! address-free, which C++ recommends for lock-free atomics and every supported CPU provides.
 
-use crate::{AtomicU32, AtomicU64, EventCount};
+use crate::{AtomicPair, AtomicU32, AtomicU64, EventCount};
 
 /// A type that may live in memory shared between processes.
 ///
@@ -23,12 +23,15 @@ unsafe impl Shared for AtomicU64 {}
 // SAFETY: as above; arrays of small elements are shared bytewise.
 #[cfg(not(crossproc_model))]
 unsafe impl Shared for crate::AtomicU8 {}
+// SAFETY: repr(C), two atomics of one size, so no padding.
+unsafe impl Shared for AtomicPair {}
 // SAFETY: an array has no bytes but its elements', and each of those is Shared.
 unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
 
 // SAFETY: repr(C), two atomics of one size, so no padding; zero is "nobody sleeps".
 unsafe impl Shared for EventCount {}
 const _: () = assert!(cfg!(crossproc_model) || size_of::<EventCount>() == 8);
+const _: () = assert!(cfg!(crossproc_model) || size_of::<AtomicPair>() == 16);
 
 /// Declares a `repr(C)` struct of words that may live in a segment, and checks its size.
 ///

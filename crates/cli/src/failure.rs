@@ -42,6 +42,8 @@ sentences!(
     crossproc::SemaphoreError,
     crossproc::Unusable,
     crossproc::WaitError,
+    crossproc::pipe::RecvError,
+    crossproc::pipe::SendError,
     std::io::Error
 );
 

@@ -7,6 +7,7 @@
 mod children;
 mod nobody_waits;
 mod owner_dies;
+mod pipes;
 mod queues;
 mod recorder;
 mod updates;
@@ -28,8 +29,14 @@ struct Program {
 }
 
 /// In the order of the tour.
-const PROGRAMS: &[Program] =
-    &[workers::PROGRAM, updates::PROGRAM, owner_dies::PROGRAM, nobody_waits::PROGRAM, queues::PROGRAM];
+const PROGRAMS: &[Program] = &[
+    workers::PROGRAM,
+    updates::PROGRAM,
+    owner_dies::PROGRAM,
+    nobody_waits::PROGRAM,
+    queues::PROGRAM,
+    pipes::PROGRAM,
+];
 
 /// The tour, for people. True if everything was right.
 pub fn show(screen: &mut Screen) -> bool {

@@ -407,9 +407,22 @@ pub use crossproc_primitives::{
     SharedObjectQueue, SharedQueue, Task, Unfit, Unusable, Value, ValueGuard, Violation, WaitError,
 };
 
+#[cfg(any(feature = "async-io", feature = "tokio"))]
+#[doc(inline)]
+pub use crossproc_primitives::AsyncConnection;
+#[doc(inline)]
+pub use crossproc_primitives::{Fd, Readiness, Waitable, wait_any};
+
+#[doc(inline)]
+pub use crossproc_primitives::{Call, CallError, Connection, Pipe, PipeOptions, Request, pipe};
+
 /// A queue with one producer and one consumer.
 #[doc(inline)]
 pub use crossproc_primitives::spsc;
+
+/// Connections between programs that know nothing of each other.
+#[doc(inline)]
+pub use crossproc_primitives::listener;
 
 #[doc(inline)]
 pub use crossproc_process::{

@@ -62,7 +62,7 @@ impl<T: Plain> BlockCells<T> {
 
     /// The blocks as words, the tag first in each.
     #[inline]
-    pub(crate) fn words(&self) -> &[AtomicU64] {
+    pub(crate) fn words(&self) -> &PlacedSlice<AtomicU64> {
         &self.blocks
     }
 

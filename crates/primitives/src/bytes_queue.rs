@@ -13,17 +13,20 @@
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossproc_atomic::{AtomicU64, Ordering, shared_struct};
 use crossproc_ring::{ExchangeWords, Hand, Shape};
 use crossproc_segment::plain::{Layout, Plain};
 use crossproc_segment::{Error, ErrorKind, ObjectKind, ObjectSpec, Segment};
+use crossproc_sync::Effort;
 
 use crate::audit::Violation;
 use crate::byte_cells::{Body, ByteCells, CellSizes};
 use crate::handle::{Fresh, Handle, handle_serde, spec_of};
 use crate::lock::{Wait, before, within};
+use crate::readiness::{RingEnd, Source};
 use crate::ring_handle::{Parts, RingHandle, Turn, open_or_make, shape_of};
 use crate::transfer::{RecvError, SendError, Unusable};
 
@@ -220,11 +223,11 @@ pub struct BytesQueue {
     /// The hands of the lane were looked through for what a dead one left in them.
     is_tidy: Cell<bool>,
     /// A message that did not fit into its receiver's buffer: the next to be received.
-    kept: Cell<Option<Box<Kept>>>,
+    kept: Cell<Option<Box<Received>>>,
 }
 
-/// A received message that is kept.
-struct Kept {
+/// A received message, without its queue.
+pub(crate) struct Received {
     hand: Hand,
     body: Body,
     deliveries: u8,
@@ -263,7 +266,7 @@ impl BytesQueue {
                 format!("no queue has cells of {stride} bytes and windows of {window} that keep {kept}"),
             )
         })?;
-        let ring = RingHandle::of(handle, HEAD)?;
+        let ring = RingHandle::of(handle, HEAD, false)?;
         let shape = ring.shape();
         // Compared with the size of the object and of its windows.
         let words = ring.handle.place_slice(ring.parts().cells, cells_bytes(&shape, &sizes) / 8)?;
@@ -348,15 +351,10 @@ impl BytesQueue {
         // Short messages in one piece: this is the way that has to be fast.
         let is_plain = message.len() <= self.cells.sizes().inline() && self.is_tidy.get();
         if let (Some(live), Some(lane), true) = (self.ring.handle.live(), self.ring.lane.get(), is_plain) {
-            let ring = self.ring.ring();
-            if let Some(mut hand) = ring.take_hand(lane) {
-                self.cells.write_inline(&mut hand, message);
-                let sent = ring.try_send_here(lane, &mut hand, |cell| self.cells.expect_write(cell));
-                ring.put_back(lane, hand);
-                if sent {
-                    self.ring.handle.words.not_empty.notify_some_after_rmw(live, 1);
-                    return Ok(());
-                }
+            let write = |hand: &mut Hand| self.cells.write_inline(hand, message);
+            if self.ring.ring().send_at_once(lane, write, |cell| self.cells.expect_write(cell)) {
+                self.ring.handle.words.not_empty.notify_some_after_rmw(live, 1);
+                return Ok(());
             }
         }
         self.send_slowly(message, wait)
@@ -503,12 +501,24 @@ impl BytesQueue {
     }
 
     fn receive(&self, wait: Wait) -> Result<(Turn<'_>, Body, u8), RecvError> {
+        if let Some(kept) = self.kept()? {
+            return Ok(kept);
+        }
+        let (turn, deliveries) = self.ring.receive(wait, |cell| self.cells.expect_read(cell))?;
+        self.with_body(turn, deliveries)
+    }
+
+    /// What must be received first; else the lane is ready.
+    fn kept(&self) -> Result<Option<(Turn<'_>, Body, u8)>, RecvError> {
         if let Some(kept) = self.kept.take() {
             let turn = self.ring.resume(kept.hand).map_err(RecvError::Unusable)?;
-            return Ok((turn, kept.body, kept.deliveries));
+            return Ok(Some((turn, kept.body, kept.deliveries)));
         }
         self.join().map_err(RecvError::Unusable)?;
-        let (turn, deliveries) = self.ring.receive(wait, |cell| self.cells.expect_read(cell))?;
+        Ok(None)
+    }
+
+    fn with_body<'a>(&'a self, turn: Turn<'a>, deliveries: u8) -> Result<(Turn<'a>, Body, u8), RecvError> {
         match self.cells.received(&turn.hand) {
             Some(body) => Ok((turn, body, deliveries)),
             None => {
@@ -516,6 +526,54 @@ impl BytesQueue {
                 Err(RecvError::Unusable(Unusable::Damaged))
             }
         }
+    }
+
+    /// One attempt to receive, of a future, in place: `None` if it would have to wait; else what [`message`](Self::message) takes.
+    pub(crate) fn recv_now(&self, effort: Effort) -> Option<Result<Received, RecvError>> {
+        let received = match self.kept() {
+            Ok(Some(kept)) => Ok(kept),
+            Ok(None) => {
+                self.ring.receive_now(effort)?.and_then(|(turn, deliveries)| self.with_body(turn, deliveries))
+            }
+            Err(why) => Err(why),
+        };
+        Some(received.map(|(turn, body, deliveries)| Received { hand: turn.hand, body, deliveries }))
+    }
+
+    pub(crate) fn message(&self, received: Received) -> Result<BytesMessage<'_>, RecvError> {
+        let turn = self.ring.resume(received.hand).map_err(RecvError::Unusable)?;
+        let Received { body, deliveries, .. } = received;
+        Ok(BytesMessage { queue: self, turn: Some(turn), body, deliveries })
+    }
+
+    /// One attempt to send, of a future: `None` if it would have to wait.
+    pub(crate) fn send_now(
+        &self,
+        len: usize,
+        effort: Effort,
+        write: impl FnOnce(&mut BytesLoan<'_>) -> Result<(), SendError<()>>,
+    ) -> Option<Result<(), SendError<()>>> {
+        let mut loan = match self.loan_within(len, Wait::Try) {
+            Ok(loan) => loan,
+            // No memory was asked for, since there is no room.
+            Err(SendError::Full(())) => {
+                return (effort.is_full() && self.ring.is_alone()).then_some(Err(SendError::PeerDied(())));
+            }
+            Err(why) => return Some(Err(why)),
+        };
+        if let Err(why) = write(&mut loan) {
+            return Some(Err(why));
+        }
+        let sent = loan.turn.as_mut().expect("taken on the way out only").send_now(effort)?;
+        if let (Ok(()), Some(turn)) = (&sent, loan.turn.take_if(|_| sent.is_ok())) {
+            // The hand has another, spare cell now.
+            turn.put_back();
+        }
+        Some(sent.map_err(|unsent| unsent.with(())))
+    }
+
+    pub(crate) fn source(&self, end: RingEnd) -> Arc<Source> {
+        self.ring.source(end)
     }
 
     /// Receives the next message into a buffer, waiting for one as long as it takes; returns how many bytes it has.
@@ -565,7 +623,7 @@ impl BytesQueue {
                 Ok(bytes)
             }
             None => {
-                self.kept.set(Some(Box::new(Kept { hand: turn.hand, body, deliveries })));
+                self.kept.set(Some(Box::new(Received { hand: turn.hand, body, deliveries })));
                 Err(RecvError::BufferTooShort { bytes })
             }
         }

@@ -84,7 +84,7 @@ impl Event {
         Ok(Self { handle: Handle::attach(segment, index, &Self::SPEC)? })
     }
 
-    fn handle(&self) -> &Handle<EventWords> {
+    pub(crate) fn handle(&self) -> &Handle<EventWords> {
         &self.handle
     }
 

@@ -45,7 +45,7 @@ use crate::transfer::{RecvError, SendError, Unusable};
 /// ```
 #[derive(Clone)]
 pub struct JoinableQueue<T: Plain + AnyBitPattern> {
-    queue: Queue<T>,
+    pub(crate) queue: Queue<T>,
 }
 
 /// Why waiting for the last task ended without it.
@@ -113,7 +113,7 @@ impl<T: Plain + AnyBitPattern> JoinableQueue<T> {
         Ok(Self { queue: Queue::attach_of(KIND, segment, index)? })
     }
 
-    fn handle(&self) -> &Handle<ExchangeWords> {
+    pub(crate) fn handle(&self) -> &Handle<ExchangeWords> {
         self.queue.handle()
     }
 
@@ -191,7 +191,7 @@ impl<T: Plain + AnyBitPattern> JoinableQueue<T> {
         Ok(self.task(self.queue.recv_ref_deadline(deadline)?))
     }
 
-    fn task<'a>(&'a self, message: Message<'a, T>) -> Task<'a, T> {
+    pub(crate) fn task<'a>(&'a self, message: Message<'a, T>) -> Task<'a, T> {
         Task { queue: self, message: Some(message) }
     }
 
@@ -230,7 +230,7 @@ impl<T: Plain + AnyBitPattern> JoinableQueue<T> {
         self.join_within(Wait::Try).is_ok()
     }
 
-    fn join_within(&self, wait: Wait) -> Result<(), JoinError> {
+    pub(crate) fn join_within(&self, wait: Wait) -> Result<(), JoinError> {
         let unusable = JoinError::Unusable;
         let live = self.handle().live().ok_or(unusable(Unusable::NotAttached))?;
         let lane = self.queue.lane(live).map_err(unusable)?;

@@ -18,6 +18,8 @@
 //! | [`JoinableQueue<T>`] | a queue of tasks: wait until all have been done; those of the dead come back |
 //! | [`BytesQueue`] | the same for bytes, each message as long as it likes |
 //! | [`ObjectQueue<T>`] | the same for anything that serde can carry |
+//! | [`Pipe`], [`Connection`] | Python's: messages of any length between two ends, in one or both directions |
+//! | [`Call`] | a request and its reply, for plain data: half the round trip of two queues |
 //! | [`Once`] | something that is done in one of all processes |
 //! | [`spsc`] | a queue with one producer and one consumer |
 //!
@@ -53,18 +55,22 @@ mod barrier;
 mod block_cells;
 mod byte_cells;
 mod bytes_queue;
+mod call;
 mod cells;
 mod condvar;
 mod event;
 mod handle;
 mod joinable_queue;
+pub mod listener;
 mod lock;
 mod mutex;
 mod number;
 mod object_queue;
 mod objects;
 mod once;
+pub mod pipe;
 mod queue;
+mod readiness;
 mod ring_handle;
 mod rlock;
 mod rwlock;
@@ -72,6 +78,7 @@ mod semaphore;
 mod shared_handles;
 mod shared_queue;
 mod slab;
+mod spin;
 pub mod spsc;
 mod transfer;
 mod value;
@@ -81,6 +88,7 @@ pub use array::{Array, ArrayGuard, RawArray};
 pub use audit::Violation;
 pub use barrier::{Barrier, BarrierError, BarrierTurn};
 pub use bytes_queue::{BytesLoan, BytesMessage, BytesQueue, BytesQueueOptions};
+pub use call::{Call, CallError, Request};
 pub use condvar::{Condvar, CondvarError, CondvarGuard, NotifyError};
 pub use crossproc_sync::BrokenBy;
 pub use event::{Event, WaitError};
@@ -91,7 +99,11 @@ pub use number::Number;
 pub use object_queue::{ObjectMessage, ObjectQueue};
 pub use objects::Objects;
 pub use once::{Once, OnceError, OnceState};
+pub use pipe::{Connection, Pipe, PipeOptions};
 pub use queue::{Loan, Message, Queue, QueueOptions};
+#[cfg(any(feature = "async-io", feature = "tokio"))]
+pub use readiness::AsyncConnection;
+pub use readiness::{Fd, Readiness, WaitTarget, Waitable, wait_any};
 pub use rlock::{RLock, RLockGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{BinarySemaphore, BoundedSemaphore, Permit, ReleaseError, Semaphore, SemaphoreError};

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use crossproc_ring::ExchangeWords;
 use crossproc_segment::plain::Layout;
 use crossproc_segment::{Error, ObjectKind, Segment, handover};
+use crossproc_sync::Effort;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::audit::Violation;
-use crate::bytes_queue::{BytesMessage, BytesQueue, BytesQueueOptions};
+use crate::bytes_queue::{BytesLoan, BytesMessage, BytesQueue, BytesQueueOptions};
 use crate::handle::{Handle, handle_serde};
 use crate::lock::{Wait, before, within};
 use crate::shared_queue::SharedObjectQueue;
@@ -28,7 +29,7 @@ use crate::transfer::{Fault, Miscoded, RecvError, SendError, Unfit, Unusable};
 const KIND: ObjectKind = ObjectKind::new("ObjectQueue");
 
 /// A buffer that grew larger than this is not kept.
-const BUFFER_KEPT: usize = 64 << 10;
+pub(crate) const BUFFER_KEPT: usize = 64 << 10;
 
 impl BytesQueueOptions {
     /// An [`ObjectQueue`] in an anonymous segment of its own.
@@ -74,7 +75,7 @@ impl BytesQueueOptions {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct ObjectQueue<T> {
-    bytes: BytesQueue,
+    pub(crate) bytes: BytesQueue,
     /// Messages are copied here before they are deserialised. In place, another process could change them between a check and the use of
     /// what was checked: a text that is UTF-8 first and then is not.
     buffer: RefCell<Vec<u8>>,
@@ -238,17 +239,17 @@ impl<T: Serialize> ObjectQueue<T> {
     }
 
     fn send_ref_within(&self, value: &T, wait: Wait) -> Result<(), SendError<()>> {
-        // What an earlier failure of this thread left.
-        let _ = handover::last_error();
-        let unserializable = |error| {
-            let why = if handover::last_error().is_some() { Fault::Handle } else { fault(&error) };
-            SendError::Unfit((), Unfit::Unserializable(Miscoded { layout: layout_of::<T>(), why }))
-        };
-        let len = postcard::experimental::serialized_size(value).map_err(unserializable)?;
-        let mut loan = self.bytes.loan_within(len, wait)?;
-        let written = postcard::to_slice(value, &mut loan).map_err(unserializable)?.len();
-        loan.truncate(written);
+        let mut loan = self.bytes.loan_within(size_of_serialized(value)?, wait)?;
+        write(value, &mut loan)?;
         loan.send_within(wait).map_err(|unsent| unsent.map(drop))
+    }
+
+    /// One attempt to send, of a future: `None` if it would have to wait.
+    pub(crate) fn send_now(&self, value: &T, effort: Effort) -> Option<Result<(), SendError<()>>> {
+        match size_of_serialized(value) {
+            Ok(len) => self.bytes.send_now(len, effort, |loan| write(value, loan)),
+            Err(why) => Some(Err(why)),
+        }
     }
 }
 
@@ -331,7 +332,13 @@ impl<T: DeserializeOwned> ObjectQueue<T> {
     }
 
     fn recv_ref_within(&self, wait: Wait) -> Result<ObjectMessage<'_, T>, RecvError> {
-        let message = self.bytes.recv_ref_within(wait)?;
+        self.decoded(self.bytes.recv_ref_within(wait)?)
+    }
+
+    pub(crate) fn decoded<'a>(
+        &'a self,
+        message: BytesMessage<'a>,
+    ) -> Result<ObjectMessage<'a, T>, RecvError> {
         // Taken out, as the type's own code may use this queue.
         let mut buffer = self.buffer.take();
         buffer.clear();
@@ -431,6 +438,23 @@ impl<T: std::fmt::Debug> std::fmt::Debug for ObjectMessage<'_, T> {
     }
 }
 
+fn unserializable<T>(error: &postcard::Error) -> SendError<()> {
+    let why = if handover::last_error().is_some() { Fault::Handle } else { fault(error) };
+    SendError::Unfit((), Unfit::Unserializable(Miscoded { layout: layout_of::<T>(), why }))
+}
+
+fn size_of_serialized<T: Serialize>(value: &T) -> Result<usize, SendError<()>> {
+    // What an earlier failure of this thread left.
+    let _ = handover::last_error();
+    postcard::experimental::serialized_size(value).map_err(|error| unserializable::<T>(&error))
+}
+
+fn write<T: Serialize>(value: &T, loan: &mut BytesLoan<'_>) -> Result<(), SendError<()>> {
+    let written = postcard::to_slice(value, loan).map_err(|error| unserializable::<T>(&error))?.len();
+    loan.truncate(written);
+    Ok(())
+}
+
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
@@ -439,7 +463,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     }
 }
 
-fn fault(error: &postcard::Error) -> Fault {
+pub(crate) fn fault(error: &postcard::Error) -> Fault {
     match error {
         postcard::Error::DeserializeUnexpectedEnd => Fault::EndsTooSoon,
         postcard::Error::DeserializeBadVarint => Fault::BadNumber,
@@ -456,7 +480,7 @@ fn fault(error: &postcard::Error) -> Fault {
 }
 
 /// What the directory says of messages of type `T`: the type's name. One for each type, kept for good.
-fn layout_of<T>() -> &'static Layout {
+pub(crate) fn layout_of<T>() -> &'static Layout {
     static LAYOUTS: Mutex<BTreeMap<&str, &Layout>> = Mutex::new(BTreeMap::new());
     let mut layouts = LAYOUTS.lock().unwrap_or_else(PoisonError::into_inner);
     layouts.entry(type_name::<T>()).or_insert_with_key(|name| {

@@ -5,9 +5,9 @@ use crossproc_segment::plain::Plain;
 use crossproc_segment::{Error, Segment};
 
 use crate::{
-    Array, Barrier, BinarySemaphore, BoundedSemaphore, BytesQueue, BytesQueueOptions, Condvar, Event,
-    JoinableQueue, Lock, Mutex, ObjectQueue, Once, Queue, QueueOptions, RLock, RawArray, RawValue, RwLock,
-    Semaphore, Value, spsc,
+    Array, Barrier, BinarySemaphore, BoundedSemaphore, BytesQueue, BytesQueueOptions, Call, Condvar, Event,
+    JoinableQueue, Lock, Mutex, ObjectQueue, Once, Pipe, PipeOptions, Queue, QueueOptions, RLock, RawArray,
+    RawValue, RwLock, Semaphore, Value, spsc,
 };
 
 /// Finds an object of a segment by name, or makes it with the given first value.
@@ -144,6 +144,21 @@ pub trait Objects {
     /// As there, and [`WrongType`](crossproc_segment::ErrorKind::WrongType).
     fn object_queue<T>(&self, name: &str, capacity: usize) -> Result<ObjectQueue<T>, Error>;
 
+    /// A [`Pipe`] of 64 KiB for each direction, made as [`PipeOptions`](crate::PipeOptions) does by default; one that is there already keeps
+    /// its sizes. It takes two objects of the segment.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Self::lock), and [`WrongType`](crossproc_segment::ErrorKind::WrongType).
+    fn pipe<A, B>(&self, name: &str) -> Result<Pipe<A, B>, Error>;
+
+    /// A [`Call`].
+    ///
+    /// # Errors
+    ///
+    /// As [`mutex`](Self::mutex).
+    fn calls<Q: Plain, R: Plain>(&self, name: &str) -> Result<Call<Q, R>, Error>;
+
     /// A [`Value`].
     ///
     /// # Errors
@@ -250,6 +265,12 @@ impl Objects for Segment {
     }
     fn object_queue<T>(&self, name: &str, capacity: usize) -> Result<ObjectQueue<T>, Error> {
         BytesQueueOptions::new(capacity).objects_in_segment(self, name)
+    }
+    fn pipe<A, B>(&self, name: &str) -> Result<Pipe<A, B>, Error> {
+        PipeOptions::new().in_segment(self, name)
+    }
+    fn calls<Q: Plain, R: Plain>(&self, name: &str) -> Result<Call<Q, R>, Error> {
+        Call::named(self, name)
     }
     fn value<T: Plain>(&self, name: &str, first: T) -> Result<Value<T>, Error> {
         Value::named(self, name, first)

@@ -8,19 +8,22 @@
 //! Each handle claims a lane of the ring when it is made, and gives it back when it is dropped.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::AnyBitPattern;
-use crossproc_ring::{Exchange, ExchangeWords, Lane, Refusal, Shape};
+use crossproc_ring::{Exchange, ExchangeWords, Hand, Lane, Refusal, Shape};
 use crossproc_segment::plain::Plain;
 use crossproc_segment::{Error, ObjectKind, ObjectSpec, Participants, Segment};
+use crossproc_sync::Effort;
 
 use crate::audit::Violation;
 use crate::handle::{Handle, handle_serde, spec};
 use crate::lock::{Wait, before, within};
-use crate::ring_handle::{Parts, RingHandle, Turn, open_or_make, shape_of};
+use crate::readiness::{RingEnd, Source};
+use crate::ring_handle::{Parts, Placements, RingHandle, Turn, Unsent, open_or_make, shape_of};
 use crate::shared_queue::SharedQueue;
-use crate::slab::Slab;
+use crate::slab::{Copy, Slab};
 use crate::transfer::{RecvError, SendError, Unusable};
 
 /// How a [`Queue`] is made.
@@ -67,7 +70,7 @@ impl QueueOptions {
     }
 
     pub(crate) fn anonymous_of<T: Plain>(self, kind: ObjectKind) -> Result<Queue<T>, Error> {
-        let shape = self.shape()?;
+        let shape = self.shape::<T>()?;
         Queue::of(Handle::anonymous(&made_of::<T>(kind, &shape), |fresh| {
             RingHandle::init(fresh, shape, HEAD)
         })?)
@@ -88,15 +91,16 @@ impl QueueOptions {
         segment: &Segment,
         name: &str,
     ) -> Result<Queue<T>, Error> {
-        let shape = self.shape()?;
+        let shape = self.shape::<T>()?;
         let made = made_of::<T>(kind, &shape);
         Queue::of(open_or_make(segment, name, &any_shape::<T>(kind), &made, |fresh| {
             RingHandle::init(fresh, shape, HEAD);
         })?)
     }
 
-    fn shape(self) -> Result<Shape, Error> {
-        shape_of(self.capacity, self.lanes, self.hands)
+    fn shape<T: Plain>(self) -> Result<Shape, Error> {
+        let shape = shape_of(self.capacity, self.lanes, self.hands)?;
+        Ok(if Slab::<T>::INLINE { shape.inline() } else { shape })
     }
 }
 
@@ -107,8 +111,8 @@ const HEAD: u64 = size_of::<ExchangeWords>() as u64;
 
 /// Where the cells end.
 fn end<T: Plain>(shape: &Shape) -> u64 {
-    let cells = (shape.cells() as u64).saturating_mul(Slab::<T>::STRIDE as u64);
-    Parts::of(shape, HEAD).cells.saturating_add(cells)
+    let cells = if Slab::<T>::INLINE { 0 } else { shape.cells() as u64 };
+    Parts::of(shape, HEAD).cells.saturating_add(cells.saturating_mul(Slab::<T>::STRIDE as u64))
 }
 
 /// What a queue of our own is.
@@ -145,8 +149,9 @@ fn any_shape<T: Plain>(kind: ObjectKind) -> ObjectSpec {
 /// Waiting ends with `PeerDied` when there is no other handle left, in this process neither, and all other processes that were attached to the segment,
 /// at least one since this process came, are gone.
 ///
-/// A message takes its size rounded up to a power of two, or from 64 bytes on to a whole number of cache lines; a slot 8 bytes, a
-/// lane 128 bytes or more; and there is room for capacity + lanes x hands messages.
+/// A slot takes 16 bytes, a lane 128 or more. A message of at most 8 bytes travels in the slot (on x86-64); any other takes its size
+/// rounded up to a power of two, or from 64 bytes on to a whole number of cache lines, and there is room for capacity + lanes x hands
+/// of them.
 ///
 /// ```
 /// use crossproc_primitives::{Queue, RecvError};
@@ -189,7 +194,8 @@ impl<T: Plain> Queue<T> {
     }
 
     fn of(handle: Handle<ExchangeWords>) -> Result<Self, Error> {
-        let ring = RingHandle::of(handle, HEAD)?;
+        Slab::<T>::check_cpu()?;
+        let ring = RingHandle::of(handle, HEAD, Slab::<T>::INLINE)?;
         // Compared with the size of the object.
         let (start, end) = (ring.parts().cells, end::<T>(&ring.shape()));
         let slab = Slab::new(ring.handle.place_slice(start, end - start)?);
@@ -251,16 +257,11 @@ impl<T: Plain> Queue<T> {
     #[inline]
     fn send_within(&self, value: T, wait: Wait) -> Result<(), SendError<T>> {
         // In one piece, without a `Turn` that would go through memory: this is the way that has to be fast.
-        if let (Some(live), Some(lane)) = (self.ring.handle.live(), self.ring.lane.get()) {
-            let ring = self.ring();
-            if let Some(mut hand) = ring.take_hand(lane) {
-                self.slab.write(&mut hand, &value);
-                let sent = ring.try_send_here(lane, &mut hand, |cell| self.slab.expect_write(cell));
-                ring.put_back(lane, hand);
-                if sent {
-                    self.ring.handle.words.not_empty.notify_some_after_rmw(live, 1);
-                    return Ok(());
-                }
+        if let Some(lane) = self.ring.own_lane() {
+            let write = |hand: &mut Hand| self.slab.write(hand, &value);
+            if self.ring().send_at_once(lane, write, |cell| self.slab.expect_write(cell)) {
+                self.ring.notify_one(&self.ring.handle.words.not_empty);
+                return Ok(());
             }
         }
         self.send_slowly(value, wait)
@@ -354,16 +355,12 @@ impl<T: Plain> Queue<T> {
 
     #[inline]
     fn recv_within(&self, wait: Wait) -> Result<T, RecvError> {
-        if let (Some(live), Some(lane)) = (self.ring.handle.live(), self.ring.lane.get()) {
-            let ring = self.ring();
-            if let Some(mut hand) = ring.take_hand(lane) {
-                if ring.try_receive_here(lane, &mut hand, |cell| self.slab.expect_read(cell)) {
-                    let value = self.slab.read(&hand);
-                    ring.release(lane, hand);
-                    self.ring.handle.words.not_full.notify_some_after_rmw(live, 1);
-                    return value.map_err(RecvError::Invalid);
-                }
-                ring.put_back(lane, hand);
+        if let Some(lane) = self.ring.own_lane() {
+            let mut copy = Copy::new();
+            let read = |hand: &Hand| self.slab.copy(hand, &mut copy);
+            if self.ring().receive_at_once(lane, read, |cell| self.slab.expect_read(cell)) {
+                self.ring.notify_one(&self.ring.handle.words.not_full);
+                return copy.checked().map_err(RecvError::Invalid);
             }
         }
         self.recv_slowly(wait)
@@ -380,6 +377,45 @@ impl<T: Plain> Queue<T> {
 
     fn receive(&self, wait: Wait) -> Result<(Turn<'_>, u8), RecvError> {
         self.ring.receive(wait, |cell| self.slab.expect_read(cell))
+    }
+
+    /// One attempt to send, of a future: `None` if it would have to wait.
+    pub(crate) fn send_now(&self, value: &T, effort: Effort) -> Option<Result<(), Unsent>> {
+        let mut turn = match self.ring.with_hand() {
+            Ok(turn) => turn,
+            Err(why) => return Some(Err(Unsent::Unusable(why))),
+        };
+        self.slab.write(&mut turn.hand, value);
+        let sent = turn.send_now(effort);
+        turn.put_back();
+        sent
+    }
+
+    /// One attempt to receive, of a future: `None` if it would have to wait.
+    pub(crate) fn recv_now(&self, effort: Effort) -> Option<Result<T, RecvError>> {
+        Some(self.ring.receive_now(effort)?.and_then(|(turn, _)| {
+            let value = self.slab.read(&turn.hand);
+            turn.release();
+            value.map_err(RecvError::Invalid)
+        }))
+    }
+
+    /// The same, in place: what [`message`](Self::message) takes.
+    pub(crate) fn hand_now(&self, effort: Effort) -> Option<Result<(Hand, u8), RecvError>> {
+        Some(self.ring.receive_now(effort)?.map(|(turn, deliveries)| (turn.hand, deliveries)))
+    }
+
+    pub(crate) fn message(&self, (hand, deliveries): (Hand, u8)) -> Result<Message<'_, T>, RecvError> {
+        let turn = self.ring.resume(hand).map_err(RecvError::Unusable)?;
+        Ok(Message { queue: self, turn: Some(turn), deliveries })
+    }
+
+    pub(crate) fn source(&self, end: RingEnd) -> Arc<Source> {
+        self.ring.source(end)
+    }
+
+    pub(crate) fn placed(&self) -> (Shape, Placements) {
+        (self.ring.shape(), self.ring.placed())
     }
 
     /// Receives the messages that are there, at most `limit`, and puts them at the end of `into`; returns how many.

@@ -7,14 +7,16 @@
 //! Each part begins on a pair of cache lines. What is in the cells is the business of `queue.rs` and `bytes_queue.rs`.
 
 use std::cell::OnceCell;
+use std::time::Instant;
 
-use crossproc_atomic::{AtomicU64, Liveness};
+use crossproc_atomic::{AtomicPair, AtomicU64, EventCount, Liveness, is_process_stamp, process_stamp};
 use crossproc_ring::{Exchange, ExchangeWords, Hand, Lane, Refusal, Shape};
-use crossproc_segment::{Error, ErrorKind, ObjectSpec, Participants, PlacedSlice, Segment};
+use crossproc_segment::{Error, ErrorKind, ObjectSpec, Participants, Placed, PlacedSlice, Segment};
 use crossproc_sync::{Effort, WaitFailure, wait_for};
 
 use crate::handle::{Fresh, Handle};
 use crate::lock::Wait;
+use crate::spin::Spin;
 use crate::transfer::{RecvError, SendError, Unusable};
 
 /// Where the parts behind the head begin, in bytes.
@@ -29,10 +31,10 @@ pub(crate) struct Parts {
 impl Parts {
     /// Behind a head of so many bytes, a multiple of 128.
     pub(crate) fn of(shape: &Shape, head: u64) -> Self {
-        let after = |at: u64, words: usize| (at + words as u64 * 8).next_multiple_of(128);
-        let records = after(head, shape.lanes());
-        let slots = after(records, shape.record_words());
-        Self { claims: head, records, slots, cells: after(slots, shape.slot_words()) }
+        let after = |at: u64, bytes: usize| (at + bytes as u64).next_multiple_of(128);
+        let records = after(head, shape.lanes() * size_of::<AtomicU64>());
+        let slots = after(records, shape.record_words() * size_of::<AtomicU64>());
+        Self { claims: head, records, slots, cells: after(slots, shape.capacity() * size_of::<AtomicPair>()) }
     }
 }
 
@@ -75,15 +77,23 @@ pub(crate) fn open_or_make(
     }
 }
 
+/// Where the ring's parts are: words, claims, records, slots.
+pub(crate) type Placements =
+    (Placed<ExchangeWords>, PlacedSlice<AtomicU64>, PlacedSlice<AtomicU64>, PlacedSlice<AtomicPair>);
+
 /// A handle of a ring: a lane of its own, claimed when it is made and given back when it is dropped.
 pub(crate) struct RingHandle {
     pub(crate) handle: Handle<ExchangeWords>,
     claims: PlacedSlice<AtomicU64>,
     records: PlacedSlice<AtomicU64>,
-    slots: PlacedSlice<AtomicU64>,
+    slots: PlacedSlice<AtomicPair>,
     shape: Shape,
     parts: Parts,
+    /// In which incarnation of the process the handle was made.
+    stamp: u64,
     pub(crate) lane: OnceCell<Lane>,
+    sending: Spin,
+    receiving: Spin,
 }
 
 impl RingHandle {
@@ -93,14 +103,15 @@ impl RingHandle {
         let words = fresh.place::<ExchangeWords>(0);
         let claims = fresh.place_slice(parts.claims, shape.lanes() as u64);
         let records = fresh.place_slice(parts.records, shape.record_words() as u64);
-        let slots = fresh.place_slice(parts.slots, shape.slot_words() as u64);
+        let slots = fresh.place_slice(parts.slots, shape.capacity() as u64);
         Exchange::new(&shape, &words, &claims, &records, &slots).init();
     }
 
-    /// Each part is compared with the size of the object, but the cells.
-    pub(crate) fn of(handle: Handle<ExchangeWords>, head: u64) -> Result<Self, Error> {
+    /// Each part is compared with the size of the object, but the cells. `inline`: whether [`Shape::inline`].
+    pub(crate) fn of(handle: Handle<ExchangeWords>, head: u64, inline: bool) -> Result<Self, Error> {
         let (lanes, hands) = handle.words.lanes_and_hands();
-        let shape = Shape::new(handle.count(), lanes, hands).ok_or_else(|| {
+        let shape = Shape::new(handle.count(), lanes, hands);
+        let shape = shape.map(|shape| if inline { shape.inline() } else { shape }).ok_or_else(|| {
             let capacity = handle.count();
             Error::new(
                 ErrorKind::Damaged,
@@ -110,8 +121,19 @@ impl RingHandle {
         let parts = Parts::of(&shape, head);
         let claims = handle.place_slice(parts.claims, shape.lanes() as u64)?;
         let records = handle.place_slice(parts.records, shape.record_words() as u64)?;
-        let slots = handle.place_slice(parts.slots, shape.slot_words() as u64)?;
-        let ring = Self { handle, claims, records, slots, shape, parts, lane: OnceCell::new() };
+        let slots = handle.place_slice(parts.slots, shape.capacity() as u64)?;
+        let ring = Self {
+            handle,
+            claims,
+            records,
+            slots,
+            shape,
+            parts,
+            stamp: process_stamp(),
+            lane: OnceCell::new(),
+            sending: Spin::new(),
+            receiving: Spin::new(),
+        };
         ring.join();
         Ok(ring)
     }
@@ -136,11 +158,37 @@ impl RingHandle {
         Exchange::new(&self.shape, &self.handle.words, &self.claims, &self.records, &self.slots)
     }
 
+    /// The words, claims, records and slots.
+    pub(crate) fn placed(&self) -> Placements {
+        (self.handle.words.clone(), self.claims.clone(), self.records.clone(), self.slots.clone())
+    }
+
     #[inline]
     pub(crate) fn lane(&self, live: &Participants) -> Result<&Lane, Unusable> {
         match self.lane.get() {
             Some(lane) => Ok(lane),
             None => self.claim(live),
+        }
+    }
+
+    /// The lane, if there is one and this is no forked child's copy of it.
+    #[inline]
+    pub(crate) fn own_lane(&self) -> Option<&Lane> {
+        self.lane.get().filter(|_| is_process_stamp(self.stamp))
+    }
+
+    /// Wakes one of those who sleep, after an exchange.
+    #[inline]
+    pub(crate) fn notify_one(&self, event: &EventCount) {
+        if event.has_listeners_after_rmw() {
+            self.wake_one(event);
+        }
+    }
+
+    #[cold]
+    fn wake_one(&self, event: &EventCount) {
+        if let Some(live) = self.handle.live() {
+            event.notify_some_after_rmw(live, 1);
         }
     }
 
@@ -167,14 +215,9 @@ impl RingHandle {
 
     /// A hand with the next message, and how often that was delivered; `near` as for [`Exchange::receive`].
     pub(crate) fn receive(&self, wait: Wait, near: impl Fn(u32)) -> Result<(Turn<'_>, u8), RecvError> {
-        let mut turn = match self.with_hand() {
+        let mut turn = match self.hand_to_receive()? {
             Ok(turn) => turn,
-            Err(Unusable::NoHand) => match self.receive_in_place() {
-                Some(received) => return Ok(received),
-                // Another receiver may have taken it, and left a spare cell.
-                None => self.with_hand().map_err(RecvError::Unusable)?,
-            },
-            Err(why) => return Err(RecvError::Unusable(why)),
+            Err(received) => return Ok(received),
         };
         match turn.receive(wait, near) {
             Ok(deliveries) => Ok((turn, deliveries)),
@@ -185,6 +228,38 @@ impl RingHandle {
         }
     }
 
+    /// One attempt to receive, of a future: `None` if it would have to wait.
+    pub(crate) fn receive_now(&self, effort: Effort) -> Option<Result<(Turn<'_>, u8), RecvError>> {
+        let mut turn = match self.hand_to_receive() {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(received)) => return Some(Ok(received)),
+            Err(why) => return Some(Err(why)),
+        };
+        match turn.attempt_to_receive(effort, true) {
+            Some(Ok(deliveries)) => {
+                turn.received(deliveries);
+                Some(Ok((turn, deliveries)))
+            }
+            other => {
+                turn.put_back();
+                other.map(|failed| Err(failed.err().unwrap_or(RecvError::Empty)))
+            }
+        }
+    }
+
+    /// A spare hand; or, if there is none, one that has a message already.
+    fn hand_to_receive(&self) -> Result<Result<Turn<'_>, (Turn<'_>, u8)>, RecvError> {
+        match self.with_hand() {
+            Ok(turn) => Ok(Ok(turn)),
+            Err(Unusable::NoHand) => match self.receive_in_place() {
+                Some(received) => Ok(Err(received)),
+                // Another receiver may have taken it, and left a spare cell.
+                None => self.with_hand().map(Ok).map_err(RecvError::Unusable),
+            },
+            Err(why) => Err(RecvError::Unusable(why)),
+        }
+    }
+
     /// For a handle whose lane came with messages of a dead one in its hands.
     #[cold]
     fn receive_in_place(&self) -> Option<(Turn<'_>, u8)> {
@@ -192,6 +267,16 @@ impl RingHandle {
         let lane = self.lane(live).ok()?;
         let (hand, deliveries) = self.ring().receive_in_place(lane)?;
         Some((Turn { queue: self, live, lane, hand }, deliveries))
+    }
+
+    /// True if nobody is left but this handle.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.handle.live().is_some_and(|live| {
+            live.is_alone() && {
+                self.ring().recover(live);
+                self.lane.get().is_some_and(|lane| self.ring().is_last(lane))
+            }
+        })
     }
 
     /// Gives the lane back; a clone has one again.
@@ -235,7 +320,10 @@ impl Clone for RingHandle {
             slots: self.slots.clone(),
             shape: self.shape,
             parts: self.parts,
+            stamp: process_stamp(),
             lane: OnceCell::new(),
+            sending: Spin::new(),
+            receiving: Spin::new(),
         };
         ring.join();
         ring
@@ -262,8 +350,7 @@ pub(crate) enum Unsent {
     TimedOut,
     Closed,
     PeerDied,
-    Damaged,
-    NotAttached,
+    Unusable(Unusable),
 }
 
 impl Unsent {
@@ -273,8 +360,7 @@ impl Unsent {
             Self::TimedOut => SendError::TimedOut(value),
             Self::Closed => SendError::Closed(value),
             Self::PeerDied => SendError::PeerDied(value),
-            Self::Damaged => SendError::Unusable(value, Unusable::Damaged),
-            Self::NotAttached => SendError::Unusable(value, Unusable::NotAttached),
+            Self::Unusable(why) => SendError::Unusable(value, why),
         }
     }
 }
@@ -284,7 +370,7 @@ impl Turn<'_> {
     #[inline]
     pub(crate) fn send(&mut self, wait: Wait, near: impl Fn(u32)) -> Result<(), Unsent> {
         if self.queue.handle.live().is_none() {
-            return Err(Unsent::NotAttached); // a forked child's copy of its parent's loan
+            return Err(Unsent::Unusable(Unusable::NotAttached)); // a forked child's copy of its parent's loan
         }
         match self.queue.ring().send(self.lane, &mut self.hand, near) {
             Ok(()) => {}
@@ -299,31 +385,62 @@ impl Turn<'_> {
     fn send_later(&mut self, wait: Wait, refusal: Refusal) -> Result<(), Unsent> {
         match refusal {
             Refusal::Closed => return Err(Unsent::Closed),
-            Refusal::Damaged => return Err(Unsent::Damaged),
+            Refusal::Damaged => return Err(Unsent::Unusable(Unusable::Damaged)),
             Refusal::WouldBlock if wait == Wait::Try => return Err(Unsent::Full),
             Refusal::WouldBlock => {}
         }
-        let Self { queue, live, lane, hand } = self;
-        let ring = queue.ring();
-        let mut attempt = |effort: Effort| {
-            let alone = effort.is_full() && live.is_alone() && {
-                ring.recover(*live);
-                ring.is_last(lane)
-            };
-            // After that: who is gone has taken all that it is going to take.
-            match ring.send(lane, hand, |_| ()) {
-                Ok(()) => Some(Ok(())),
-                Err(Refusal::Closed) => Some(Err(Unsent::Closed)),
-                Err(Refusal::Damaged) => Some(Err(Unsent::Damaged)),
-                Err(Refusal::WouldBlock) => alone.then_some(Err(Unsent::PeerDied)),
-            }
-        };
-        match wait_for(*live, &queue.handle.words.not_full, wait, &mut attempt) {
+        let queue = self.queue;
+        let mut sent = None;
+        if queue.sending.spin(|| {
+            sent = self.attempt_to_send(Effort::Light);
+            sent.is_some()
+        }) {
+            return sent.unwrap_or(Err(Unsent::Full));
+        }
+        let asleep = Instant::now();
+        let waited =
+            wait_for(self.live, &queue.handle.words.not_full, wait, |effort| self.attempt_to_send(effort));
+        queue.sending.slept(asleep.elapsed());
+        match waited {
             Ok(done) => done,
             Err(WaitFailure::WouldBlock) => Err(Unsent::Full),
             // Perhaps woken for a slot that would be nobody's otherwise.
-            Err(WaitFailure::TimedOut) => attempt(Effort::Light).unwrap_or(Err(Unsent::TimedOut)),
+            Err(WaitFailure::TimedOut) => {
+                self.attempt_to_send(Effort::Light).unwrap_or(Err(Unsent::TimedOut))
+            }
         }
+    }
+
+    /// `None` if it would have to wait.
+    fn attempt_to_send(&mut self, effort: Effort) -> Option<Result<(), Unsent>> {
+        let Self { queue, live, lane, hand } = self;
+        let ring = queue.ring();
+        let mut attempt = || match ring.send(lane, hand, |_| ()) {
+            Ok(()) => Some(Ok(())),
+            Err(Refusal::Closed) => Some(Err(Unsent::Closed)),
+            Err(Refusal::Damaged) => Some(Err(Unsent::Unusable(Unusable::Damaged))),
+            Err(Refusal::WouldBlock) => None,
+        };
+        // Who lives is asked of the kernel: not if there is room.
+        let sent = attempt();
+        if sent.is_some() || !effort.is_full() || !live.is_alone() {
+            return sent;
+        }
+        ring.recover(*live);
+        // Who is gone has taken all that it is going to take.
+        if ring.is_last(lane) { attempt().or(Some(Err(Unsent::PeerDied))) } else { None }
+    }
+
+    /// One attempt to send what is in the hand's cell, of a future: `None` if it would have to wait.
+    pub(crate) fn send_now(&mut self, effort: Effort) -> Option<Result<(), Unsent>> {
+        if self.queue.handle.live().is_none() {
+            return Some(Err(Unsent::Unusable(Unusable::NotAttached))); // a forked child's copy of its parent's loan
+        }
+        let sent = self.attempt_to_send(effort)?;
+        if sent.is_ok() {
+            self.queue.handle.words.not_empty.notify_some_after_rmw(self.live, 1);
+        }
+        Some(sent)
     }
 
     /// Receives into the hand.
@@ -334,6 +451,13 @@ impl Turn<'_> {
             Err(Refusal::WouldBlock) if wait == Wait::Try => self.receive_left_behind()?,
             Err(_) => self.receive_later(wait)?,
         };
+        self.received(deliveries);
+        Ok(deliveries)
+    }
+
+    /// Tells the others.
+    #[inline]
+    fn received(&self, deliveries: u8) {
         let words = &self.queue.handle.words;
         if deliveries == 1 {
             words.not_full.notify_some_after_rmw(self.live, 1);
@@ -341,7 +465,6 @@ impl Turn<'_> {
             // Not from the ring: if this one was woken for a message there, another has to get it.
             words.not_empty.notify_some_after_rmw(self.live, 1);
         }
-        Ok(deliveries)
     }
 
     /// The ring is empty: what have the dead?
@@ -356,32 +479,54 @@ impl Turn<'_> {
     #[cold]
     #[inline(never)]
     fn receive_later(&mut self, wait: Wait) -> Result<u8, RecvError> {
-        let Self { queue, live, lane, hand } = self;
-        let ring = queue.ring();
-        let mut attempt = |effort: Effort| {
-            if !effort.is_full() {
-                return ring.receive(lane, hand, |_| ()).ok().map(Ok);
-            }
-            // First who is gone, then what they left in their hands, then what is in the ring: nothing can be overlooked.
-            let alone = wait != Wait::Try && live.is_alone();
-            let recovery = ring.recover(*live);
-            let alone = alone && !recovery.is_pending && ring.is_last(lane);
-            if let Some(deliveries) = ring.receive_orphan(lane, hand) {
-                return Some(Ok(deliveries));
-            }
-            match ring.receive(lane, hand, |_| ()) {
-                Ok(deliveries) => Some(Ok(deliveries)),
-                Err(Refusal::Damaged) => Some(Err(RecvError::Unusable(Unusable::Damaged))),
-                // Who may still turn out to have left a message keeps the end open.
-                Err(Refusal::Closed) => (!recovery.is_pending).then_some(Err(RecvError::Closed)),
-                Err(Refusal::WouldBlock) => alone.then_some(Err(RecvError::PeerDied)),
-            }
-        };
-        match wait_for(*live, &queue.handle.words.not_empty, wait, &mut attempt) {
+        let queue = self.queue;
+        let may_end = wait != Wait::Try;
+        let mut received = None;
+        if may_end
+            && queue.receiving.spin(|| {
+                received = self.attempt_to_receive(Effort::Light, may_end);
+                received.is_some()
+            })
+        {
+            return received.unwrap_or(Err(RecvError::Empty));
+        }
+        let asleep = Instant::now();
+        let waited = wait_for(self.live, &queue.handle.words.not_empty, wait, |effort| {
+            self.attempt_to_receive(effort, may_end)
+        });
+        queue.receiving.slept(asleep.elapsed());
+        match waited {
             Ok(done) => done,
             Err(WaitFailure::WouldBlock) => Err(RecvError::Empty),
             // Perhaps woken for a message that nobody would be woken for otherwise.
-            Err(WaitFailure::TimedOut) => attempt(Effort::Light).unwrap_or(Err(RecvError::TimedOut)),
+            Err(WaitFailure::TimedOut) => {
+                self.attempt_to_receive(Effort::Light, may_end).unwrap_or(Err(RecvError::TimedOut))
+            }
+        }
+    }
+
+    /// `None` if it would have to wait; `may_end`: says as well if it would wait in vain.
+    fn attempt_to_receive(&mut self, effort: Effort, may_end: bool) -> Option<Result<u8, RecvError>> {
+        let Self { queue, live, lane, hand } = self;
+        let ring = queue.ring();
+        // Who lives is asked of the kernel: not if there is a message.
+        let received = ring.receive(lane, hand, |_| ()).ok().map(Ok);
+        if received.is_some() || !effort.is_full() {
+            return received;
+        }
+        // First who is gone, then what they left in their hands, then what is in the ring: nothing can be overlooked.
+        let alone = may_end && live.is_alone();
+        let recovery = ring.recover(*live);
+        let alone = alone && !recovery.is_pending && ring.is_last(lane);
+        if let Some(deliveries) = ring.receive_orphan(lane, hand) {
+            return Some(Ok(deliveries));
+        }
+        match ring.receive(lane, hand, |_| ()) {
+            Ok(deliveries) => Some(Ok(deliveries)),
+            Err(Refusal::Damaged) => Some(Err(RecvError::Unusable(Unusable::Damaged))),
+            // Who may still turn out to have left a message keeps the end open.
+            Err(Refusal::Closed) => (!recovery.is_pending).then_some(Err(RecvError::Closed)),
+            Err(Refusal::WouldBlock) => alone.then_some(Err(RecvError::PeerDied)),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::transfer::{RecvError, SendError, Unusable};
 /// });
 /// # Ok::<(), crossproc_segment::Error>(())
 /// ```
-pub struct SharedQueue<T: Plain>(SharedHandles<Queue<T>>);
+pub struct SharedQueue<T: Plain>(pub(crate) SharedHandles<Queue<T>>);
 
 /// An [`ObjectQueue`] for several threads of this process at once: `Sync`. In all else as [`SharedQueue`].
 ///
@@ -36,7 +36,7 @@ pub struct SharedQueue<T: Plain>(SharedHandles<Queue<T>>);
 /// });
 /// # Ok::<(), crossproc_segment::Error>(())
 /// ```
-pub struct SharedObjectQueue<T>(SharedHandles<ObjectQueue<T>>);
+pub struct SharedObjectQueue<T>(pub(crate) SharedHandles<ObjectQueue<T>>);
 
 /// The methods of a shared queue, each that of the queue, with a handle that no other thread uses meanwhile.
 macro_rules! shared_methods {

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytemuck::AnyBitPattern;
 use crossproc_atomic::{
-    AtomicU64, Linux, heavy_fence, is_process_stamp, pause, process_stamp, register_light_fences,
+    AtomicU64, Linux, heavy_fence, is_process_stamp, process_stamp, register_light_fences,
 };
 use crossproc_ring::{BlockConsumer, BlockProducer, BlockRing, BlockShape, BlockWords, Role, RoleTaken, Run};
 use crossproc_segment::handover::{de_error, ser_error};
 use crossproc_segment::plain::{InvalidBits, Plain};
 use crossproc_segment::{Error, ErrorKind, ObjectKind, ObjectSpec, Participants, Segment};
-use crossproc_sync::{WaitFailure, wait_for};
+use crossproc_sync::{Effort, WaitFailure, wait_for};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::audit::Violation;
@@ -27,6 +27,7 @@ use crate::block_cells::BlockCells;
 pub use crate::block_cells::{Peeked, Reserved};
 use crate::handle::{Handle, spec};
 use crate::lock::{Wait, before, within};
+use crate::spin::Spin;
 
 const KIND: ObjectKind = ObjectKind::new("Spsc");
 const BLOCKS: u64 = size_of::<BlockWords>() as u64;
@@ -169,63 +170,12 @@ impl Refusal {
     }
 }
 
-/// How long to look at the ring again and again before asking to be woken.
-///
-/// Being woken takes tens of microseconds, which the other side waits for in its turn: so two that both sleep never find out that neither
-/// need. Hence a sleep that was short makes the next looks longer. If even the longest do not help (the other one needs this very
-/// CPU), or if sleeps are long, the looks are short for a while.
-#[derive(Debug)]
-struct Spin {
-    looks: u32,
-    /// So many sleeps do not make it longer.
-    calm: u32,
-}
-
-impl Spin {
-    /// A few microseconds: what it costs to fall asleep.
-    const MIN: u32 = 512;
-    const MAX: u32 = 4096;
-    /// So many looks follow each other at once; then there is a pause before each.
-    const HOT: u32 = 256;
-    /// About as long as the most looks take.
-    const SHORT: Duration = Duration::from_micros(100);
-    const CALM: u32 = 256;
-
-    fn new() -> Self {
-        Self { looks: Self::MIN, calm: 0 }
-    }
-
-    /// True as soon as `look` is.
-    #[inline]
-    fn spin(looks: u32, mut look: impl FnMut() -> bool) -> bool {
-        (0..looks).any(|n| {
-            if n >= Self::HOT {
-                pause();
-            }
-            look()
-        })
-    }
-
-    /// What the looks did not bring came after `slept`.
-    fn slept(&mut self, slept: Duration) {
-        if slept >= Self::SHORT {
-            self.looks = (self.looks / 2).max(Self::MIN);
-        } else if self.calm > 0 {
-            self.calm -= 1;
-        } else if self.looks < Self::MAX {
-            self.looks *= 2;
-        } else {
-            (self.looks, self.calm) = (Self::MIN, Self::CALM);
-        }
-    }
-}
-
 /// What both ends are: the queue, and a role in it.
-struct Side<T: Plain> {
-    handle: Handle<BlockWords>,
-    cells: BlockCells<T>,
-    shape: BlockShape,
-    role: Role,
+pub(crate) struct Side<T: Plain> {
+    pub(crate) handle: Handle<BlockWords>,
+    pub(crate) cells: BlockCells<T>,
+    pub(crate) shape: BlockShape,
+    pub(crate) role: Role,
     /// That of this process while this handle has the role; 0 once it was sent away.
     stamp: Cell<u64>,
 }
@@ -442,10 +392,10 @@ pub fn channel<T: Plain>(capacity: usize) -> Result<(Producer<T>, Consumer<T>), 
 /// let another = producer.clone();
 /// ```
 pub struct Producer<T: Plain> {
-    side: Side<T>,
-    ring: BlockProducer,
+    pub(crate) side: Side<T>,
+    pub(crate) ring: BlockProducer,
     /// This process has registered for heavy fences.
-    light: bool,
+    pub(crate) light: bool,
     spin: Spin,
 }
 
@@ -471,8 +421,8 @@ pub struct Producer<T: Plain> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Consumer<T: Plain> {
-    side: Side<T>,
-    ring: BlockConsumer,
+    pub(crate) side: Side<T>,
+    pub(crate) ring: BlockConsumer,
     spin: Spin,
 }
 
@@ -683,12 +633,57 @@ impl<T: Plain> Producer<T> {
 
     /// Has the role, perhaps again.
     fn regain(&mut self) -> Result<(), Refusal> {
-        if !self.side.is_ours() {
-            self.side.take_back()?;
-            self.ring = self.side.ring().producer().map_err(|_| Refusal::NotAttached)?;
-            self.side.stamp.set(process_stamp());
+        Self::regain_at(&self.side, &mut self.ring)
+    }
+
+    fn regain_at(side: &Side<T>, ring: &mut BlockProducer) -> Result<(), Refusal> {
+        if !side.is_ours() {
+            side.take_back()?;
+            *ring = side.ring().producer().map_err(|_| Refusal::NotAttached)?;
+            side.stamp.set(process_stamp());
         }
         Ok(())
+    }
+
+    /// `None` if it would have to wait.
+    fn attempt(
+        side: &Side<T>,
+        producer: &mut BlockProducer,
+        live: &Participants,
+        effort: Effort,
+    ) -> Option<Result<Run, Refusal>> {
+        let ring = side.ring();
+        let mut look = || match ring.is_closed() {
+            true => Some(Err(Refusal::Closed)),
+            false => producer.room(ring).map(Ok),
+        };
+        look().or_else(|| {
+            let is_over = effort.is_full() && ring.is_abandoned(Role::Consumer, live, || live.living() <= 1);
+            // What the dead one gave back last is room, too.
+            is_over.then(|| look().unwrap_or(Err(Refusal::PeerDied)))
+        })
+    }
+
+    /// One attempt to push, of a future: `None` if it would have to wait.
+    pub(crate) fn push_now(
+        side: &Side<T>,
+        producer: &mut BlockProducer,
+        light: bool,
+        value: T,
+        effort: Effort,
+    ) -> Option<Result<(), PushError<T>>> {
+        let found = Self::regain_at(side, producer)
+            .and_then(|()| side.live())
+            .map_or_else(|refusal| Some(Err(refusal)), |live| Self::attempt(side, producer, live, effort))?;
+        Some(match found {
+            Ok(run) => {
+                side.cells.write(run.block, run.index, &value);
+                producer.commit(side.ring(), 1);
+                side.ring().committed(&Linux, light);
+                Ok(())
+            }
+            Err(refusal) => Err(refusal.of_push(value)),
+        })
     }
 
     #[cold]
@@ -707,19 +702,13 @@ impl<T: Plain> Producer<T> {
         if wait == Wait::Try {
             return Err(Refusal::Now);
         }
-        if Spin::spin(spin.looks, || look().is_some()) {
+        if spin.spin(|| look().is_some()) {
             return look().unwrap_or(Err(Refusal::Now));
         }
         let live = side.live()?;
         let asleep = Instant::now();
-        let found = wait_for(live, ring.not_full(), wait, |effort| {
-            look().or_else(|| {
-                let is_over =
-                    effort.is_full() && ring.is_abandoned(Role::Consumer, live, || live.living() <= 1);
-                // What the dead one gave back last is room, too.
-                is_over.then(|| look().unwrap_or(Err(Refusal::PeerDied)))
-            })
-        });
+        let found =
+            wait_for(live, ring.not_full(), wait, |effort| Self::attempt(side, producer, live, effort));
         spin.slept(asleep.elapsed());
         found?
     }
@@ -943,12 +932,55 @@ impl<T: Plain> Consumer<T> {
 
     /// Has the role, perhaps again.
     fn regain(&mut self) -> Result<(), Refusal> {
-        if !self.side.is_ours() {
-            self.side.take_back()?;
-            self.ring = self.side.ring().consumer().map_err(|_| Refusal::NotAttached)?;
-            self.side.stamp.set(process_stamp());
+        Self::regain_at(&self.side, &mut self.ring)
+    }
+
+    fn regain_at(side: &Side<T>, ring: &mut BlockConsumer) -> Result<(), Refusal> {
+        if !side.is_ours() {
+            side.take_back()?;
+            *ring = side.ring().consumer().map_err(|_| Refusal::NotAttached)?;
+            side.stamp.set(process_stamp());
         }
         Ok(())
+    }
+
+    /// `None` if it would have to wait.
+    fn attempt(
+        side: &Side<T>,
+        consumer: &mut BlockConsumer,
+        live: &Participants,
+        effort: Effort,
+    ) -> Option<Result<Run, Refusal>> {
+        let ring = side.ring();
+        // Whatever says that nothing comes any more: what came before that is to be found by one more look.
+        let mut look = || consumer.ready(ring, &Linux).map(Ok);
+        look().or_else(|| {
+            if effort.is_full() {
+                ring.before_sleeping(heavy_fence);
+            }
+            let is_over = || ring.is_abandoned(Role::Producer, live, || live.living() <= 1);
+            match ring.is_closed() {
+                true => Some(look().unwrap_or(Err(Refusal::Closed))),
+                false if effort.is_full() && is_over() => Some(look().unwrap_or(Err(Refusal::PeerDied))),
+                false => look(),
+            }
+        })
+    }
+
+    /// One attempt to pop, of a future: `None` if it would have to wait.
+    pub(crate) fn pop_now(
+        side: &Side<T>,
+        consumer: &mut BlockConsumer,
+        effort: Effort,
+    ) -> Option<Result<T, PopError>> {
+        let found = Self::regain_at(side, consumer)
+            .and_then(|()| side.live())
+            .map_or_else(|refusal| Some(Err(refusal)), |live| Self::attempt(side, consumer, live, effort))?;
+        Some(found.map_err(Refusal::of_pop).and_then(|run| {
+            let value = side.cells.read(run.block, run.index);
+            consumer.take(side.ring(), 1);
+            value.map_err(PopError::Invalid)
+        }))
     }
 
     /// True if what this handle knows is still so: not in a forked child, which has only a copy of it.
@@ -969,34 +1001,25 @@ impl<T: Plain> Consumer<T> {
             }
             found
         };
-        let looks = if wait == Wait::Try { 1 } else { spin.looks };
-        Spin::spin(looks, &mut spun);
+        if wait == Wait::Try {
+            spun();
+        } else {
+            spin.spin(&mut spun);
+        }
         if let Some(run) = consumer.ready(ring, &Linux) {
             return Ok(run);
         }
-        let mut look = || consumer.ready(ring, &Linux).map(Ok);
-        // Whatever says that nothing comes any more: what came before that is to be found by one more look.
         if wait == Wait::Try {
             return match ring.is_closed() {
-                true => look().unwrap_or(Err(Refusal::Closed)),
+                // What came before that is to be found by one more look.
+                true => consumer.ready(ring, &Linux).ok_or(Refusal::Closed),
                 false => Err(Refusal::Now),
             };
         }
         let live = side.live()?;
         let asleep = Instant::now();
-        let found = wait_for(live, ring.not_empty(), wait, |effort| {
-            look().or_else(|| {
-                if effort.is_full() {
-                    ring.before_sleeping(heavy_fence);
-                }
-                let is_over = || ring.is_abandoned(Role::Producer, live, || live.living() <= 1);
-                match ring.is_closed() {
-                    true => Some(look().unwrap_or(Err(Refusal::Closed))),
-                    false if effort.is_full() && is_over() => Some(look().unwrap_or(Err(Refusal::PeerDied))),
-                    false => look(),
-                }
-            })
-        });
+        let found =
+            wait_for(live, ring.not_empty(), wait, |effort| Self::attempt(side, consumer, live, effort));
         spin.slept(asleep.elapsed());
         found?
     }

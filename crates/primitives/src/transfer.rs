@@ -95,6 +95,7 @@ pub(crate) enum Fault {
     LengthUnknown,
     Changed,
     Handle,
+    NotPassedOn,
     NotSupported,
 }
 
@@ -113,6 +114,7 @@ impl Fault {
             Self::LengthUnknown => "the length of a sequence is not known before its end",
             Self::Changed => "it became longer while it was serialised",
             Self::Handle => crossproc_segment::handover::ONLY_WHILE_HANDED_OVER,
+            Self::NotPassedOn => "the kernel lets one of its file descriptors be sent to nobody",
             Self::NotSupported => "postcard has no form for it (of types that describe themselves)",
         }
     }

@@ -90,13 +90,15 @@ shared_struct! {
         unused_0: [AtomicU64; apart(2)],
         state: AtomicU32,
         unused_1: AtomicU32,
-        not_empty: EventCount,
+        /// A consumer that waits sleeps here.
+        pub not_empty: EventCount,
         unused_2: [AtomicU64; apart(2)],
         taken: AtomicU64,
         seen: AtomicU64,
         unused_3: [AtomicU64; apart(2)],
         finished: AtomicU64,
-        not_full: EventCount,
+        /// A producer that waits sleeps here.
+        pub not_full: EventCount,
         unused_4: [AtomicU64; apart(2)],
         reached: AtomicU64,
         unused_5: [AtomicU64; apart(1)],

@@ -8,11 +8,18 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod call;
 mod exchange;
+mod frames;
 mod latest;
 
 pub use blocks::{
     BlockConsumer, BlockProducer, BlockRing, BlockShape, BlockWords, DamagedBlocks, Role, RoleTaken, Run,
 };
+pub use call::{Asked, CallCell, CallWords, Ended, Party, Serving};
 pub use exchange::{Exchange, ExchangeWords, Hand, Lane, NoLane, Recovery, Refusal, Shape};
+pub use frames::{
+    Chunk, DamagedFrames, End, Extent, FrameReader, FrameRing, FrameShape, FrameWords, FrameWriter, NoTurn,
+    Presence, TooManyHolds, Watch,
+};
 pub use latest::{Latest, Unsteady};

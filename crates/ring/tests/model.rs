@@ -8,6 +8,8 @@
 mod blocks;
 #[path = "model/exchange.rs"]
 mod exchange;
+#[path = "model/frames.rs"]
+mod frames;
 
 use crossproc_atomic::AtomicU64;
 use crossproc_atomic::model::explore;

@@ -286,14 +286,26 @@ fn start_thread(head: NonNull<Head>) -> Result<u32, Error> {
             std::thread::park();
         }
     };
-    let thread = with_signals_blocked(|| {
-        std::thread::Builder::new().name("crossproc-live".into()).stack_size(64 * 1024).spawn(run)
-    });
+    let thread = start_quiet_thread("crossproc-live", 64 * 1024, run);
     thread.map_err(|e| Error::io("starting the helper thread that tells peers when this process dies", e))?;
     told.recv().map_err(|_| Error::new(ErrorKind::Os, "the helper thread ended before it said its id"))
 }
 
-/// Threads started inside take no signals: a handler must not run on the helper's small stack.
+/// Starts a thread that takes no signals, so no handler runs on its small stack, and that nobody waits for: it ends with the process.
+///
+/// # Errors
+///
+/// If there can be no further thread.
+pub fn start_quiet_thread(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<()> {
+    let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(stack);
+    with_signals_blocked(|| builder.spawn(run)).map(drop)
+}
+
+/// Threads started inside take no signals.
 fn with_signals_blocked<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: both sets are plain data filled in by the calls; the old mask is put back on this same thread.
     unsafe {

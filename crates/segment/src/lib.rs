@@ -50,9 +50,11 @@ mod windows;
 pub use directory::{Object, ObjectInfo, ObjectKind, ObjectSpec};
 pub use error::{Error, ErrorKind};
 pub use header::Unlink;
+pub use helper::start_quiet_thread;
 pub use map::{Mapping, PREFIX_BYTES};
 pub use options::{Granted, Numa, SegmentOptions};
-pub use participant::{Participant, Participants, SLOT_BYTES};
+pub use participant::{Participant, Participants, Peers, SLOT_BYTES};
+pub use per_process::PerProcess;
 pub use place::{Payload, Placed, PlacedSlice, Span};
 pub use segment::Segment;
 

@@ -44,6 +44,8 @@
 //! unmarked and the pidfd says "alive". (When such a process is killed, 2 may hold a moment before its last thread has
 //! stopped.)
 
+mod peers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +61,7 @@ use crate::header::{ARRIVALS_AT, COMINGS_AT};
 use crate::helper::{self, Helper, LifeLock, Token, helper};
 use crate::map::Mapping;
 use crate::place::{Placed, PlacedSlice, Span};
+pub use peers::Peers;
 
 /// Size of a participant slot.
 pub const SLOT_BYTES: usize = size_of::<Slot>();

@@ -12,22 +12,32 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crossproc_atomic::process_stamp;
 
 /// A static of which every incarnation of the process (see [`process_stamp`]) makes its own.
-pub(crate) struct PerProcess<T: 'static> {
+#[derive(Debug)]
+pub struct PerProcess<T: 'static> {
     current: AtomicPtr<Stamped<T>>,
 }
 
+#[derive(Debug)]
 struct Stamped<T> {
     stamp: u64,
     value: T,
 }
 
+impl<T: Default + Send + Sync + 'static> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Default + Send + Sync + 'static> PerProcess<T> {
-    pub(crate) const fn new() -> Self {
+    /// With nothing made yet.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { current: AtomicPtr::new(null_mut()) }
     }
 
-    /// This incarnation's value.
-    pub(crate) fn get(&self) -> &'static T {
+    /// This incarnation's value, made when it is first asked for.
+    pub fn get(&self) -> &'static T {
         let stamp = process_stamp();
         loop {
             let seen = self.current.load(Ordering::Acquire);

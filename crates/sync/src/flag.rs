@@ -30,7 +30,8 @@ shared_struct! {
     /// The words of one event. All zero: never set.
     pub struct EventWords: 16 {
         flag: AtomicU64,
-        changed: EventCount,
+        /// Who waits for it to be set sleeps here.
+        pub changed: EventCount,
     }
 }
 
@@ -73,6 +74,20 @@ impl EventWords {
         self.flag.load(Ordering::Acquire) & SET != 0
     }
 
+    /// What [`was_set_since`](Self::was_set_since) is to be given.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.flag.load(Ordering::Acquire)
+    }
+
+    /// True if it is set, or was since the mark.
+    #[must_use]
+    pub fn was_set_since(&self, mark: u64) -> bool {
+        let seen = self.flag.load(Ordering::Acquire);
+        // Setting changes the number, clearing changes it not.
+        seen & SET != 0 || seen & !SET != mark & !SET
+    }
+
     /// Waits until the event is set, or was set since the call began.
     ///
     /// # Errors
@@ -80,14 +95,13 @@ impl EventWords {
     /// See [`EventFailure`].
     #[inline]
     pub fn wait<L: Liveness>(&self, live: &L, wait: Wait) -> Result<(), EventFailure> {
-        let first = self.flag.load(Ordering::Acquire);
+        let first = self.mark();
         if first & SET != 0 { Ok(()) } else { self.wait_slowly(live, wait, first) }
     }
 
     #[cold]
     fn wait_slowly<L: Liveness>(&self, live: &L, wait: Wait, first: u64) -> Result<(), EventFailure> {
-        // Setting changes the number, clearing changes it not: as long as it is `first`, nobody has set the event.
-        let was_set = || self.flag.load(Ordering::Acquire) != first;
+        let was_set = || self.was_set_since(first);
         let waited = wait_for(live, &self.changed, wait, |effort| {
             if was_set() {
                 return Some(Ok(()));

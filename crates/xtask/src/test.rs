@@ -29,7 +29,8 @@ pub struct Options {
 }
 
 /// Features of the libraries that are off by default. (libFuzzer's loop needs C++ and is built by `fuzz` alone.)
-const FEATURES: &str = "crossproc/shared_memory";
+const FEATURES: &str =
+    "crossproc/async-io,crossproc/futures,crossproc/mio,crossproc/shared_memory,crossproc/tokio";
 
 pub fn run(place: &Place, options: &Options) -> Result<bool, String> {
     println!("{}", head(place));

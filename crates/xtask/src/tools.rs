@@ -74,16 +74,22 @@ pub fn miri(place: &Place, seeds: u32) -> Result<bool, String> {
             return Err(format!("Miri is part of the nightly toolchain, and is not there: {remedy}"));
         }
     }
-    let mut command = Command::new("rustup");
-    command.current_dir(&place.root).args(["run", "nightly", "cargo", "miri", "test", "--lib"]);
-    for package in model::PACKAGES {
-        command.args(["--package", package]);
-    }
-    command
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env("CARGO_TARGET_DIR", place.target.join("miri"))
-        .env("MIRIFLAGS", format!("-Zmiri-disable-isolation -Zmiri-many-seeds=0..{}", seeds.max(1)));
-    succeeds(&mut command)
+    let run = |arguments: &[&str], packages: &[&str], seeds: u32| {
+        let mut command = Command::new("rustup");
+        command.current_dir(&place.root).args(["run", "nightly", "cargo", "miri", "test"]).args(arguments);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        command
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env("CARGO_TARGET_DIR", place.target.join("miri"))
+            .env("MIRIFLAGS", format!("-Zmiri-disable-isolation -Zmiri-many-seeds=0..{}", seeds.max(1)));
+        succeeds(&mut command)
+    };
+    let units = run(&["--lib"], &model::PACKAGES, seeds)?;
+    // States that are made by hand: two minutes for each schedule, of which few tests know anything.
+    let states = run(&["--test", "exchange"], &["crossproc-ring"], seeds.min(2))?;
+    Ok(units && states)
 }
 
 #[derive(Debug, clap::Args)]

@@ -15,8 +15,10 @@ use crossproc_tests::{Board, HANG, Rng};
 use crate::arena::{Arena, Play, Role, code, run_to_exit_status, steps};
 use crate::cast::{self, rehearsed, roles};
 use crate::options::Options;
+use crate::queue_cast::{self as queues, Wide};
 use crate::report::{Report, Row};
 use crate::scene::Operation;
+use crate::spsc_cast as spsc;
 use crate::step::{Ending, Memory, Verdict, why};
 
 /// The name of this mode.
@@ -49,6 +51,25 @@ const CASES: &[(&str, Role)] = &[
     ("Condvar: wait_timeout", roles::condvar_wait),
     ("Barrier: wait_timeout, reset", roles::barrier_turn),
     ("Once: call_timeout", roles::once_call),
+    ("Queue: send, recv", queues::send_receive::<u64>),
+    ("Queue: loan, send, recv_ref", queues::loan_receive_ref::<u64>),
+    ("Queue: send_many, recv_many", queues::batches::<u64>),
+    ("Queue: clone, drop", queues::another_handle::<u64>),
+    ("Queue: drop with a message, recv", queues::leak_a_message::<u64>),
+    ("Queue: recv, empty, a dead one's lane", queues::receive_in_vain::<u64>),
+    ("Queue: close", queues::close_at_any_time::<u64>),
+    ("Queue, wide: send, recv", queues::send_receive::<Wide>),
+    ("Queue, wide: loan, send, recv_ref", queues::loan_receive_ref::<Wide>),
+    ("Queue, wide: send_many, recv_many", queues::batches::<Wide>),
+    ("Queue, wide: clone, drop", queues::another_handle::<Wide>),
+    ("Queue, wide: drop with a message, recv", queues::leak_a_message::<Wide>),
+    ("Queue, wide: recv, empty, a dead one's lane", queues::receive_in_vain::<Wide>),
+    ("Queue, wide: close", queues::close_at_any_time::<Wide>),
+    ("spsc: push, pop", spsc::push_pop),
+    ("spsc: push_all, pop_many", spsc::push_pop_batches),
+    ("spsc: reserve, commit, peek, release", spsc::in_place),
+    ("spsc: len, peer, audit", spsc::look),
+    ("spsc: both roles given back and taken", spsc::claim_both),
 ];
 
 /// The lock that is scribbled over is the inner one; the outer one is in a segment of its own.

@@ -19,9 +19,10 @@ use crate::arena::{Arena, Doing, one_step, run_to_exit, run_to_mark};
 use crate::cast::{self, wide};
 use crate::linear::{Call, Sequential, is_linearizable};
 use crate::options::Options;
-use crate::queue_cast::{self as queues, Came, Move};
+use crate::queue_cast::{self as queues, Came, Load, Move, Wide};
 use crate::report::{Report, Row};
 use crate::scene::Operation;
+use crate::spsc_cast as spsc;
 use crate::step::{Verdict, Victim, marked};
 
 /// The name of this mode.
@@ -240,8 +241,18 @@ fn queue_of_two(state: &mut State, _: usize, op: Op) -> u64 {
     queue_answer(queues::next(state, 2, queue_move(op)))
 }
 
-fn on_queue(segment: &Segment, capacity: usize, first: Option<u64>) -> Acts {
-    let mut plays = queues::plays(segment, capacity, first);
+/// Never full here.
+fn queue_of_eight(state: &mut State, _: usize, op: Op) -> u64 {
+    queue_answer(queues::next(state, 8, queue_move(op)))
+}
+
+fn on_spsc(segment: &Segment) -> Acts {
+    let mut plays = spsc::plays(segment);
+    Box::new(move |op| queue_answer(plays(queue_move(op))))
+}
+
+fn on_queue<T: Load>(segment: &Segment, capacity: usize, first: Option<u64>) -> Acts {
+    let mut plays = queues::plays::<T>(segment, capacity, first);
     Box::new(move |op| queue_answer(plays(queue_move(op))))
 }
 
@@ -563,7 +574,7 @@ const QUEUES: &[Game] = &[
         first: || vec![0],
         next: queue_of_one,
         may_fail: false,
-        ready: |s| on_queue(s, 1, None),
+        ready: |s| on_queue::<u64>(s, 1, None),
         scripts: [&[Op::Push(1), Op::Pop], &[Op::Push(2), Op::Pop]],
         last: &[Op::Pop, Op::Pop],
     },
@@ -572,7 +583,7 @@ const QUEUES: &[Game] = &[
         first: || vec![0],
         next: queue_of_one,
         may_fail: false,
-        ready: |s| on_queue(s, 1, None),
+        ready: |s| on_queue::<u64>(s, 1, None),
         scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Pop, Op::Pop]],
         last: &[Op::Pop, Op::Pop],
     },
@@ -581,7 +592,7 @@ const QUEUES: &[Game] = &[
         first: || vec![0],
         next: queue_of_one,
         may_fail: false,
-        ready: |s| on_queue(s, 1, None),
+        ready: |s| on_queue::<u64>(s, 1, None),
         scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Close, Op::Pop]],
         last: &[Op::Pop, Op::Pop],
     },
@@ -590,7 +601,7 @@ const QUEUES: &[Game] = &[
         first: || vec![0],
         next: queue_of_two,
         may_fail: false,
-        ready: |s| on_queue(s, 2, None),
+        ready: |s| on_queue::<u64>(s, 2, None),
         scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Push(3), Op::Pop]],
         last: &[Op::Pop, Op::Pop, Op::Pop],
     },
@@ -599,7 +610,7 @@ const QUEUES: &[Game] = &[
         first: || vec![0, 90, 90],
         next: queue_of_two,
         may_fail: false,
-        ready: |s| on_queue(s, 2, Some(90)),
+        ready: |s| on_queue::<u64>(s, 2, Some(90)),
         scripts: [&[Op::Pop, Op::Pop], &[Op::Pop, Op::Push(4)]],
         last: &[Op::Pop, Op::Pop],
     },
@@ -608,9 +619,45 @@ const QUEUES: &[Game] = &[
         first: || vec![0, 90, 90],
         next: queue_of_two,
         may_fail: false,
-        ready: |s| on_queue(s, 2, Some(90)),
+        ready: |s| on_queue::<u64>(s, 2, Some(90)),
         scripts: [&[Op::Pop, Op::Push(5)], &[Op::Close, Op::Push(6)]],
         last: &[Op::Pop, Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of one, wide: send, recv | send, recv",
+        first: || vec![0],
+        next: queue_of_one,
+        may_fail: false,
+        ready: |s| on_queue::<Wide>(s, 1, None),
+        scripts: [&[Op::Push(1), Op::Pop], &[Op::Push(2), Op::Pop]],
+        last: &[Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "Queue of two, wide and full: recv, send | recv, send",
+        first: || vec![0, 90, 90],
+        next: queue_of_two,
+        may_fail: false,
+        ready: |s| on_queue::<Wide>(s, 2, Some(90)),
+        scripts: [&[Op::Pop, Op::Push(5)], &[Op::Pop, Op::Push(6)]],
+        last: &[Op::Pop, Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "spsc: push, push | pop, pop",
+        first: || vec![0],
+        next: queue_of_eight,
+        may_fail: false,
+        ready: on_spsc,
+        scripts: [&[Op::Push(1), Op::Push(2)], &[Op::Pop, Op::Pop]],
+        last: &[Op::Pop, Op::Pop],
+    },
+    Game {
+        name: "spsc: push, close | pop, pop",
+        first: || vec![0],
+        next: queue_of_eight,
+        may_fail: false,
+        ready: on_spsc,
+        scripts: [&[Op::Push(1), Op::Close], &[Op::Pop, Op::Pop]],
+        last: &[Op::Pop],
     },
 ];
 

@@ -27,6 +27,7 @@ mod queue_cast;
 pub mod report;
 pub mod scene;
 pub mod sleepers;
+mod spsc_cast;
 pub mod step;
 pub mod stop;
 pub mod toys;

@@ -29,6 +29,14 @@ impl Default for Options {
 /// About so many places of each operation are tried by a quick run.
 const SAMPLE: u64 = 32;
 
+/// Whether what is called `name` is among what was asked for.
+pub fn is_asked(only: &str, name: &str) -> bool {
+    let (only, name) = (only.to_lowercase(), name.to_lowercase());
+    // The ends of an spsc queue do not have the word in their names.
+    let is_end = |name: &str| name.starts_with("producer::") || name.starts_with("consumer::");
+    only == "all" || name.contains(&only) || only == "queue" && is_end(&name)
+}
+
 impl Options {
     /// The part of a mode's own cases that this process is to try, with their numbers.
     pub fn share_of<'a, C>(
@@ -36,7 +44,7 @@ impl Options {
         cases: &'a [C],
         name: fn(&C) -> &str,
     ) -> impl Iterator<Item = (usize, &'a C)> {
-        let asked = cases.iter().filter(move |case| self.only == "all" || name(case).contains(&self.only));
+        let asked = cases.iter().filter(move |case| is_asked(&self.only, name(case)));
         asked.enumerate().filter(move |(at, _)| at % self.share.1 == self.share.0)
     }
 

@@ -8,7 +8,7 @@ use crate::scene::{After, EarlySurvivor, Operation, Stage, survive};
 use crate::step::{Memory, Robust, RobustHead, Step, Verdict, Victim, why};
 
 /// An operation that has not ended by then is stepped no further.
-pub const TOO_LONG: u64 = 400_000;
+pub const TOO_LONG: u64 = 2_000_000;
 
 /// A state of the shared memory as a death at this point leaves it: with what the kernel does to robust words.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::Parser;
-use crossproc_crash::options::Options;
+use crossproc_crash::options::{Options, is_asked};
 use crossproc_crash::report::Report;
 use crossproc_crash::scene::Operation;
 use crossproc_crash::{
@@ -62,7 +62,7 @@ const MODES: &[Mode] = &[
 #[derive(Debug, Parser)]
 #[command(name = "crash")]
 struct Cli {
-    /// Operations whose name contains this; all
+    /// Operations whose name contains this, in any case (`queue`: spsc too); all
     #[arg(long, default_value = "all")]
     op: String,
     /// Which modes, separated by commas: kills, images, double, trap, stop, sleepers, interleave, hostile, errno, identity; all
@@ -99,7 +99,7 @@ fn share(text: &str) -> Result<(usize, usize), String> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut table = operations::all();
-    table.retain(|operation| cli.op == "all" || operation.title().contains(&cli.op));
+    table.retain(|operation| is_asked(&cli.op, &operation.title()));
     if cli.list {
         table.iter().for_each(|operation| println!("{}", operation.title()));
         return ExitCode::SUCCESS;

@@ -13,9 +13,10 @@ use crossproc_tests::{Board, HANG};
 use crate::arena::{Arena, Play, Role, code, run_to_exit, steps};
 use crate::cast::{self, rehearsed, roles};
 use crate::options::Options;
-use crate::queue_cast as queues;
+use crate::queue_cast::{self as queues, Wide};
 use crate::report::{Report, Row};
 use crate::scene::Operation;
+use crate::spsc_cast as spsc;
 use crate::step::{Ending, Verdict};
 
 /// The name of this mode.
@@ -73,18 +74,85 @@ const CASES: &[(&str, Role, Role, Ends)] = &[
     ("Barrier: wait_timeout, reset | wait_timeout", roles::barrier_turn, roles::barrier_wait, Timed),
     ("Once: call | call_timeout", roles::once_call, roles::once_call, Timed),
     ("Once, done: call | call", roles::once_again, roles::once_again, LockFree),
-    ("Queue: send, recv | 1000 of each", queues::send_receive, queues::thousand_in_one, LockFree),
     (
-        "Queue: loan, send, recv_ref | 1000 of each",
-        queues::loan_receive_ref,
-        queues::thousand_in_two,
+        "Queue: send, recv | 1000 of each",
+        queues::send_receive::<u64>,
+        queues::thousand_in_one::<u64>,
         LockFree,
     ),
-    ("Queue: send_many, recv_many | 1000 of each", queues::batches, queues::thousand_in_two, LockFree),
-    ("Queue: clone, drop | 1000 of each", queues::another_handle, queues::thousand_in_two, LockFree),
-    ("Queue: drop with a message | 1000 of each", queues::leak_a_message, queues::thousand_in_two, LockFree),
-    ("Queue: recovery | 1000 of each", queues::recover, queues::thousand_in_one, LockFree),
-    ("Queue: close | 1000 of each", queues::close, queues::thousand_in_two, LockFree),
+    (
+        "Queue: loan, send, recv_ref | 1000 of each",
+        queues::loan_receive_ref::<u64>,
+        queues::thousand_in_two::<u64>,
+        LockFree,
+    ),
+    (
+        "Queue: send_many, recv_many | 1000 of each",
+        queues::batches::<u64>,
+        queues::thousand_in_two::<u64>,
+        LockFree,
+    ),
+    (
+        "Queue: clone, drop | 1000 of each",
+        queues::another_handle::<u64>,
+        queues::thousand_in_two::<u64>,
+        LockFree,
+    ),
+    (
+        "Queue: drop with a message | 1000 of each",
+        queues::leak_a_message::<u64>,
+        queues::thousand_in_two::<u64>,
+        LockFree,
+    ),
+    ("Queue: recovery | 1000 of each", queues::recover::<u64>, queues::thousand_in_one::<u64>, LockFree),
+    ("Queue: close | 1000 of each", queues::close::<u64>, queues::thousand_in_two::<u64>, LockFree),
+    (
+        "Queue, wide: send, recv | 1000 of each",
+        queues::send_receive::<Wide>,
+        queues::thousand_in_one::<Wide>,
+        LockFree,
+    ),
+    (
+        "Queue, wide: loan, send, recv_ref | 1000 of each",
+        queues::loan_receive_ref::<Wide>,
+        queues::thousand_in_two::<Wide>,
+        LockFree,
+    ),
+    (
+        "Queue, wide: send_many, recv_many | 1000 of each",
+        queues::batches::<Wide>,
+        queues::thousand_in_two::<Wide>,
+        LockFree,
+    ),
+    (
+        "Queue, wide: clone, drop | 1000 of each",
+        queues::another_handle::<Wide>,
+        queues::thousand_in_two::<Wide>,
+        LockFree,
+    ),
+    (
+        "Queue, wide: drop with a message | 1000 of each",
+        queues::leak_a_message::<Wide>,
+        queues::thousand_in_two::<Wide>,
+        LockFree,
+    ),
+    (
+        "Queue, wide: recovery | 1000 of each",
+        queues::recover::<Wide>,
+        queues::thousand_in_one::<Wide>,
+        LockFree,
+    ),
+    ("Queue, wide: close | 1000 of each", queues::close::<Wide>, queues::thousand_in_two::<Wide>, LockFree),
+    ("spsc: try_push | 1000 x try_pop", spsc::push_two, spsc::thousand_pops, LockFree),
+    ("spsc: push_many | 1000 x try_pop", spsc::push_batch, spsc::thousand_pops, LockFree),
+    ("spsc: reserve, commit | 1000 x try_pop", spsc::reserve_commit, spsc::thousand_pops, LockFree),
+    ("spsc: producer, push, drop | 1000 x try_pop", spsc::leave_and_push, spsc::thousand_pops, LockFree),
+    ("spsc: push, close | 1000 x try_pop", spsc::push_and_close, spsc::thousand_pops, LockFree),
+    ("spsc: try_pop | 1000 x try_push", spsc::pop_two, spsc::thousand_pushes, LockFree),
+    ("spsc: pop_many | 1000 x try_push", spsc::pop_batch, spsc::thousand_pushes, LockFree),
+    ("spsc: peek, release | 1000 x try_push", spsc::peek_release, spsc::thousand_pushes, LockFree),
+    ("spsc: consumer, pop, drop | 1000 x try_push", spsc::leave_and_pop, spsc::thousand_pushes, LockFree),
+    ("spsc: pop, close | 1000 x try_push", spsc::pop_and_close, spsc::thousand_pushes, LockFree),
 ];
 
 /// Said to be lock-free, and is not: a flag that is spun upon.

@@ -116,6 +116,26 @@ const LOOK_ONLY: &[&str] = &[
     "ObjectQueue::share",
     "ObjectMessage::deliveries",
     "ObjectMessage::is_redelivered",
+    "Connection::at_once_max",
+    "Connection::audit",
+    "Connection::halves",
+    "Connection::is_closed",
+    "Connection::of",
+    "Connection::set_nonblocking",
+    "Connection::split",
+    "PipeOptions::capacity",
+    "PipeOptions::message_max",
+    "Receiver::audit",
+    "Receiver::is_closed",
+    "Receiver::set_nonblocking",
+    "Sender::at_once_max",
+    "Sender::audit",
+    "Sender::capacity",
+    "Sender::is_closed",
+    "Sender::message_max",
+    "Sender::set_nonblocking",
+    "Call::audit",
+    "Request::is_redelivered",
 ];
 
 /// Reading the state of permits brings those of the dead back, as the next acquire does: the survivors of all operations on
@@ -127,11 +147,27 @@ const IN_EVERY_CHECK: &[&str] =
 const CONSTRUCTORS: [&str; 2] = ["new", "from_slice"];
 
 /// Types whose functions a macro writes, and that macro.
-const BY_MACRO: [(&str, &[&str]); 3] = [
+const BY_MACRO: [(&str, &[&str]); 6] = [
+    (
+        "descriptors",
+        &["Queue", "JoinableQueue", "BytesQueue", "ObjectQueue", "SharedQueue", "SharedObjectQueue"],
+    ),
+    ("sinks", &["Queue", "ObjectQueue", "Producer"]),
+    ("streams", &["Queue", "BytesQueue", "ObjectQueue", "Consumer"]),
     ("counting", &["Semaphore", "BoundedSemaphore"]),
     ("both_ends", &["Producer", "Consumer"]),
     ("shared_methods", &["SharedQueue", "SharedObjectQueue"]),
 ];
+
+/// What a task does to shared memory is what the blocking form does: it makes the same attempts, and announces itself at the same event
+/// count in between.
+fn is_of_a_task(name: &str, covered: &BTreeSet<&str>) -> bool {
+    let function = name.rsplit("::").next().unwrap_or_default();
+    let tasks = ["into_async", "into_sink", "into_stream", "readable", "sink", "stream", "writable"];
+    name.strip_suffix("_async").is_some_and(|blocking| covered.contains(blocking))
+        || tasks.contains(&function)
+        || name.starts_with("Readiness::")
+}
 
 /// `Type::function` for each `pub fn` in an `impl` block at the left margin, or in one inside of a macro.
 fn public_functions(text: &str) -> Vec<String> {
@@ -182,9 +218,19 @@ fn type_of(rest: &str) -> String {
 fn every_public_operation_is_in_the_table() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/primitives/src");
     let mut functions = BTreeSet::new();
-    for entry in fs::read_dir(folder).expect("the library's sources").map(Result::unwrap) {
-        let text = fs::read_to_string(entry.path()).expect("a source file");
-        functions.extend(public_functions(&text));
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("the library's sources").map(Result::unwrap) {
+            if entry.path().is_dir() {
+                // Strangers meet over sockets, by system calls: `tests/it/listener.rs` kills at each of those.
+                if entry.file_name() != "listener" {
+                    folders.push(entry.path());
+                }
+                continue;
+            }
+            let text = fs::read_to_string(entry.path()).expect("a source file");
+            functions.extend(public_functions(&text));
+        }
     }
     assert!(functions.len() > 100, "only {} public functions were found", functions.len());
 
@@ -199,6 +245,7 @@ fn every_public_operation_is_in_the_table() {
         .iter()
         .filter(|name| !covered.contains(name.as_str()) && !others.contains(name.as_str()))
         .filter(|name| !is_constructor(name) && !name.ends_with("::segment"))
+        .filter(|name| !is_of_a_task(name, &covered))
         .collect();
     assert!(
         missing.is_empty(),

@@ -16,13 +16,17 @@
 //!  claims, one word for each lane
 //!        0 FREE | owner | 1 << 62: LIVE | owner | 2 << 62: RECOVERING
 //!  records, one for each lane, whole pairs of cache lines
-//!     0  intent_at             hand << 48 | what it is exchanged with: slot number, or 1 << 40 | lane << 8 | hand
-//!     8  intent                the slot's word expected there, or 1 | deliveries | 1 | cell of an orphan; bit 63 set. 0: none
-//!    16  hands                 deliveries << 48 | kind << 32 | cell
-//!  slots, one word each
-//!        closed: 1 (bit 63) | lap | full: 1 | cell
+//!     0  intent                what is exchanged with what, see `Intent`; 0: nothing
+//!     8  hands                 deliveries << 48 | orphan's number << 34 | kind << 32 | cell
+//!        values                of the messages in the hands, if the ring is *inline*
+//!  slots, two words each
+//!     0  word                  closed: 1 (bit 63) | lap | full: 1 | cell
+//!     8  value                 the message, if the ring is inline
 //!  cells are the caller's: here they are numbers below n + lanes * hands
 //! ```
+//!
+//! In an *inline* ring messages are one word and travel in the slots, beside the cells, which are tokens only: whose cell lies in a slot
+//! shows who made the exchange. A slot's value changes only together with its word, when a message is sent.
 //!
 //! A *position* is lap and slot. A slot whose word has lap `l` is EMPTY (waits for the message of lap l) or FULL (has it); the
 //! receiver makes it EMPTY of lap l + 1. A position is passed only when its slot shows that it is done, so none is skipped:
@@ -37,9 +41,9 @@
 //! | orphans     | raised by who has made an orphan, before it frees the claim; lowered by who has looked at all hands since |
 //! | lanes_used  | raised before a lane is claimed                                                                |
 //!
-//! An exchange by hand `j`: store `intent_at`; store `intent`; compare-and-swap the slot; store hand `j`. If it does not
-//! come off, `intent` is cleared before the operation returns or sleeps. If it does, the intent stays: its cell is now in a
-//! hand of the lane, which is how everybody can tell.
+//! An exchange by hand `j`: store the intent; compare-and-swap the slot; store hand `j`. If it does not come off, the intent is
+//! cleared before the operation returns or sleeps. If it does, it stays: its cell is now in a hand of the lane, which is how
+//! everybody can tell.
 //!
 //! What a death leaves behind, and who repairs it (`recovery.rs`; whoever finds nothing to do, before it sleeps or says so):
 //!
@@ -61,7 +65,8 @@
 //!
 //! What is not excluded: laps are counted modulo 2^(62 - bits of a cell's number), which is 2^40 with four million cells
 //! and 2^53 with five hundred. A process that is stopped between its look at a slot and its exchange, while others go exactly so many
-//! times round the ring and the same cell comes to lie there, would exchange it out of turn.
+//! times round the ring and the same cell comes to lie there, would exchange it out of turn. So would one that is stopped between its
+//! look at an orphan and its exchange, while a multiple of 8192 others are orphaned and the same cell comes to lie there as one.
 //!
 //! Sources: slots that carry their lap, D. Vyukov's bounded queue (1024cores.net); announcing an operation for others to
 //! complete, M. Herlihy, "Wait-free synchronization", 1991. Exchanging cells instead of taking tickets is our own.
@@ -70,7 +75,9 @@ mod recovery;
 
 use core::cell::Cell;
 
-use crossproc_atomic::{AtomicU32, AtomicU64, EventCount, Liveness, Ordering, pause, shared_struct};
+use crossproc_atomic::{
+    AtomicPair, AtomicU32, AtomicU64, EventCount, Liveness, Ordering, pause, shared_struct,
+};
 
 pub use recovery::Recovery;
 
@@ -96,8 +103,6 @@ shared_struct! {
 }
 
 const CLOSED: u64 = 1 << 63;
-/// In an intent: there is one.
-const VALID: u64 = 1 << 63;
 
 const FREE: u64 = 0;
 const STATE: u64 = 3 << 62;
@@ -110,14 +115,15 @@ const MESSAGE: u64 = 1;
 const ORPHAN: u64 = 2;
 
 /// Words of a record before the hands.
-const INTENT_AT: usize = 0;
-const INTENT: usize = 1;
-const HANDS: usize = 2;
+const INTENT: usize = 0;
+const HANDS: usize = 1;
 /// Words in a pair of cache lines.
 const LINES: usize = 16;
 
 /// So many positions are walked one by one before the hint is asked.
 const WALK: u32 = 8;
+/// More positions than this and a lap are not walked at once, unless the words are corrupt.
+const WALK_MAX: u32 = 1 << 16;
 /// A hint is written by each so-manieth operation.
 const HINT_EVERY: u64 = 16;
 /// An orphan is looked for by each so-manieth receive, if there are any.
@@ -137,6 +143,8 @@ pub struct Shape {
     full: u64,
     /// From record to record, in words.
     record_stride: usize,
+    /// Messages are one word each, and travel in the slots.
+    inline: bool,
 }
 
 impl Shape {
@@ -163,7 +171,15 @@ impl Shape {
             cell_bits: bits(cells - 1).max(1),
             full: 1 << bits(cells - 1).max(1),
             record_stride: (HANDS + hands as usize).next_multiple_of(LINES),
+            inline: false,
         })
+    }
+
+    /// The same for messages of one word each, which need no room in cells. [`AtomicPair::EXCHANGES`] has to be true.
+    #[must_use]
+    pub fn inline(self) -> Self {
+        let record_stride = (HANDS + 2 * self.hands).next_multiple_of(LINES);
+        Self { record_stride, inline: true, ..self }
     }
 
     /// Slots: messages that the ring holds at the most.
@@ -188,12 +204,6 @@ impl Shape {
     #[must_use]
     pub fn cells(&self) -> usize {
         self.cells
-    }
-
-    /// Words of all slots.
-    #[must_use]
-    pub fn slot_words(&self) -> usize {
-        self.capacity
     }
 
     /// Words of all records.
@@ -301,6 +311,8 @@ pub struct NoLane;
 pub struct Hand {
     number: u32,
     cell: u32,
+    /// The message to be sent, or that was received, if the ring's shape is [`inline`](Shape::inline).
+    pub value: u64,
 }
 
 impl Hand {
@@ -327,8 +339,10 @@ struct Side {
     trials: Cell<u32>,
 }
 
+/// Slots in a cache line: the next line is asked for in time.
+const AHEAD: usize = 4;
 /// When nothing is to be done, so many pauses now and then: a burst costs fewer transfers of cache lines than single messages.
-const LINGER: u32 = 64;
+const LINGER: u32 = 16;
 /// One trial in so many.
 const LINGER_TRIAL: u32 = 64;
 /// Lingering goes on while so many messages come of it.
@@ -422,15 +436,86 @@ enum End {
     Head,
 }
 
+/// An exchange, as it is announced: `hand` for `cell`, which lies in a slot, or with an orphan. Of what can be exchanged only cells are
+/// compared, so it names no lap.
+///
+/// ```text
+/// 1 (bit 63) | of an orphan: 1 | of a message: 1 | hand: 6 | unused: 3 | deliveries: 8 | slot, or lane: 16 and hand: 6 | cell: 22
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Intent(u64);
+
+impl Intent {
+    const VALID: u64 = 1 << 63;
+    const ORPHAN: u64 = 1 << 62;
+    const MESSAGE: u64 = 1 << 61;
+    const PLACE: u64 = (1 << 22) - 1;
+
+    #[inline]
+    fn of_slot(index: usize, message: bool, mine: &Hand, cell: u32) -> Self {
+        let kind = if message { Self::VALID | Self::MESSAGE } else { Self::VALID };
+        Self(kind | u64::from(mine.number) << 55 | (index as u64) << 22 | u64::from(cell))
+    }
+
+    fn of_orphan(lane: usize, hand: usize, deliveries: u8, mine: &Hand, cell: u32) -> Self {
+        let Self(as_slot) = Self::of_slot(lane << 6 | hand, true, mine, cell);
+        Self(as_slot | Self::ORPHAN | u64::from(deliveries) << 44)
+    }
+
+    fn exists(self) -> bool {
+        self.0 & Self::VALID != 0
+    }
+
+    /// The one that is to be given away.
+    fn hand(self) -> usize {
+        (self.0 >> 55) as usize & 0x3f
+    }
+
+    fn cell(self) -> u32 {
+        (self.0 & Self::PLACE) as u32
+    }
+
+    fn is_message(self) -> bool {
+        self.0 & Self::MESSAGE != 0
+    }
+
+    /// How often a message had been delivered before.
+    fn deliveries(self) -> u8 {
+        (self.0 >> 44) as u8
+    }
+
+    fn place(self) -> usize {
+        (self.0 >> 22 & Self::PLACE) as usize
+    }
+
+    /// The number of the slot.
+    fn slot(self) -> Option<usize> {
+        (self.0 & Self::ORPHAN == 0).then(|| self.place())
+    }
+
+    /// The lane and the hand of the orphan.
+    fn orphan(self) -> (usize, usize) {
+        (self.place() >> 6, self.place() & 0x3f)
+    }
+}
+
+const _: () =
+    assert!(Shape::CELLS_MAX == Intent::PLACE + 1 && Shape::LANES_MAX << 6 == Intent::PLACE as usize + 1);
+
 /// The record of the caller's lane, from there on.
 #[derive(Clone, Copy)]
 struct Own<'a> {
-    intent_at: &'a AtomicU64,
     intent: &'a AtomicU64,
     hands: &'a [AtomicU64],
 }
 
 impl Own<'_> {
+    /// Where the value of a message is while it is in a hand, for others to find.
+    #[inline]
+    fn value(&self, hands: usize, hand: &Hand) -> &AtomicU64 {
+        &self.hands[hands + hand.number as usize]
+    }
+
     /// Says what the hand has now.
     #[inline]
     fn set_down(self, hand: &Hand, kind: u64, deliveries: u8) {
@@ -445,7 +530,7 @@ pub struct Exchange<'a> {
     words: &'a ExchangeWords,
     claims: &'a [AtomicU64],
     records: &'a [AtomicU64],
-    slots: &'a [AtomicU64],
+    slots: &'a [AtomicPair],
 }
 
 impl<'a> Exchange<'a> {
@@ -457,11 +542,11 @@ impl<'a> Exchange<'a> {
         words: &'a ExchangeWords,
         claims: &'a [AtomicU64],
         records: &'a [AtomicU64],
-        slots: &'a [AtomicU64],
+        slots: &'a [AtomicPair],
     ) -> Self {
         debug_assert_eq!(claims.len(), shape.lanes, "a claim for each lane");
         debug_assert_eq!(records.len(), shape.record_words(), "a record for each lane");
-        debug_assert_eq!(slots.len(), shape.slot_words(), "the capacity");
+        debug_assert_eq!(slots.len(), shape.capacity, "the capacity");
         Self { shape, words, claims, records, slots }
     }
 
@@ -469,7 +554,7 @@ impl<'a> Exchange<'a> {
     pub fn init(&self) {
         let Shape { capacity, lanes, hands, .. } = *self.shape;
         for index in 0..capacity {
-            self.slots[index].store(index as u64, Ordering::Relaxed);
+            self.slots[index].store_first(index as u64, Ordering::Relaxed);
         }
         for lane in 0..lanes {
             for hand in 0..hands {
@@ -488,7 +573,7 @@ impl<'a> Exchange<'a> {
     }
 
     #[inline]
-    fn slot(&self, index: usize) -> &'a AtomicU64 {
+    fn slot(&self, index: usize) -> &'a AtomicPair {
         &self.slots[index]
     }
 
@@ -500,14 +585,18 @@ impl<'a> Exchange<'a> {
 
     #[inline]
     fn own(&self, lane: &Lane) -> Own<'a> {
-        match self.records[lane.record..].split_first_chunk() {
-            Some(([intent_at, intent], hands)) => Own { intent_at, intent, hands },
+        match self.records[lane.record..].split_first() {
+            Some((intent, hands)) => Own { intent, hands },
             None => unreachable!("a record is longer"),
         }
     }
 
     fn hand(&self, lane: usize, hand: usize) -> &'a AtomicU64 {
         &self.record(lane)[HANDS + hand]
+    }
+
+    fn value(&self, lane: usize, hand: usize) -> &'a AtomicU64 {
+        &self.record(lane)[HANDS + self.shape.hands + hand]
     }
 
     /// Claims a lane. One with orphans only if there is no other: its holder has fewer hands until somebody has taken them.
@@ -592,11 +681,13 @@ impl<'a> Exchange<'a> {
     /// see [`receive_in_place`](Self::receive_in_place)), or the words are corrupt.
     #[inline]
     pub fn take_hand(&self, lane: &Lane) -> Option<Hand> {
-        let ready = lane.ready.replace(NO_HAND);
-        if ready == NO_HAND {
-            return self.take_spare_hand(lane);
+        match lane.ready_hand() {
+            Some(hand) => {
+                lane.ready.set(NO_HAND);
+                Some(hand)
+            }
+            None => self.take_spare_hand(lane),
         }
-        Some(Hand { number: (ready >> 32) as u32, cell: ready as u32 })
     }
 
     /// The message in the hand has been read: its cell is a spare one, and the hand is free again.
@@ -611,13 +702,13 @@ impl<'a> Exchange<'a> {
     #[expect(clippy::needless_pass_by_value, reason = "it must not be used any more")]
     pub fn put_back(&self, lane: &Lane, hand: Hand) {
         if lane.ready.get() == NO_HAND {
-            lane.ready.set(u64::from(hand.number) << 32 | u64::from(hand.cell));
+            lane.make_ready(&hand);
         } else {
             lane.busy.set(lane.busy.get() & !(1 << hand.number));
         }
     }
 
-    /// Sends what is in the hand's cell; the hand has another cell then.
+    /// Sends what is in the hand's cell, or its value; the hand has another cell then.
     ///
     /// `near` is told which one, before it is needed.
     ///
@@ -626,38 +717,27 @@ impl<'a> Exchange<'a> {
     /// See [`Refusal`]; the hand is as it was.
     #[inline]
     pub fn send(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> Result<(), Refusal> {
-        if self.try_send_here(lane, hand, &near) { Ok(()) } else { self.send_slowly(lane, hand, near) }
-    }
-
-    /// As [`send`](Self::send), if it can be done at the position where the lane expects it: false means nothing.
-    #[inline]
-    pub fn try_send_here(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> bool {
-        let position = lane.tail.position.get();
-        // mutant: Acquire -> Relaxed equivalent, because the exchange acquires, and without it the word is not used
-        let word = self.slot(self.shape.index(position)).load(Ordering::Acquire);
         let own = self.own(lane);
-        // Empty, of this lap, and not closed.
-        let sent = (word ^ position) < self.shape.full && self.exchange(own, hand, position, word, End::Tail);
-        if sent {
-            self.sent(lane, own, hand, position, word, near);
+        if !self.exchange_here(lane, own, hand, End::Tail, &near) {
+            self.exchange_at_end(lane, hand, End::Tail, &near)?;
         }
-        sent
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn send_slowly(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> Result<(), Refusal> {
-        let (position, word) = self.exchange_at_end(lane, hand, End::Tail, |_| ())?;
-        self.sent(lane, self.own(lane), hand, position, word, near);
+        own.set_down(hand, SPARE, 0);
         Ok(())
     }
 
+    /// Takes a hand that is ready, lets `write` put a message into it, sends that and puts the hand back; if all of this can be done at
+    /// once, at the position where the lane expects it. False means nothing.
     #[inline]
-    fn sent(&self, lane: &Lane, own: Own<'_>, hand: &mut Hand, position: u64, word: u64, near: impl Fn(u32)) {
-        hand.cell = self.shape.cell_of(word);
-        near(hand.cell);
-        own.set_down(hand, SPARE, 0);
-        self.passed(End::Tail, &lane.tail, position);
+    pub fn send_at_once(&self, lane: &Lane, write: impl FnOnce(&mut Hand), near: impl Fn(u32)) -> bool {
+        let Some(mut hand) = lane.ready_hand() else { return false };
+        write(&mut hand);
+        let own = self.own(lane);
+        let sent = self.exchange_here(lane, own, &mut hand, End::Tail, near);
+        if sent {
+            own.set_down(&hand, SPARE, 0);
+            lane.make_ready(&hand);
+        }
+        sent
     }
 
     /// Receives into the hand, in exchange for the cell that it has; returns how often the message was delivered, with this time.
@@ -669,109 +749,157 @@ impl<'a> Exchange<'a> {
     /// See [`Refusal`]; the hand is as it was.
     #[inline]
     pub fn receive(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> Result<u8, Refusal> {
-        if self.try_receive_here(lane, hand, &near) { Ok(1) } else { self.receive_slowly(lane, hand, near) }
+        let own = self.own(lane);
+        if !self.has_orphans_left() && self.exchange_here(lane, own, hand, End::Head, &near) {
+            own.set_down(hand, MESSAGE, 1);
+            return Ok(1);
+        }
+        self.receive_slowly(lane, hand, near)
     }
 
-    /// As [`receive`](Self::receive), if it can be done at the position where the lane expects it, and there are no orphans: false
-    /// means nothing.
-    #[inline]
-    pub fn try_receive_here(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> bool {
-        let position = lane.head.position.get();
-        // mutant: Acquire -> Relaxed equivalent, because the exchange acquires, and without it the word is not used
-        let word = self.slot(self.shape.index(position)).load(Ordering::Acquire);
-        // Full, of this lap, and not closed.
-        if (word ^ position ^ self.shape.full) >= self.shape.full
-            || self.words.orphans.load(Ordering::Relaxed) & 1 != 0
-        {
-            return false;
+    #[cold]
+    #[inline(never)]
+    fn receive_slowly(self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> Result<u8, Refusal> {
+        if self.has_orphans_left() {
+            lane.receives.set(lane.receives.get().wrapping_add(1));
+            if lane.receives.get() % ORPHAN_EVERY == 0 {
+                if let Some(deliveries) = self.receive_orphan(lane, hand) {
+                    return Ok(deliveries);
+                }
+            }
         }
-        near(self.shape.cell_of(word));
+        self.exchange_at_end(lane, hand, End::Head, near)?;
+        self.own(lane).set_down(hand, MESSAGE, 1);
+        Ok(1)
+    }
+
+    /// Receives into a hand that is ready, lets `read` copy the message and releases the hand; if all of this can be done at once, at the
+    /// position where the lane expects it, and there are no orphans. `None` means nothing.
+    ///
+    /// The hand is never said to have a message: until it is spare the exchange counts as under way. So `read` must not unwind.
+    #[inline]
+    pub fn receive_at_once(&self, lane: &Lane, read: impl FnOnce(&Hand), near: impl Fn(u32)) -> bool {
+        let Some(mut hand) = lane.ready_hand() else { return false };
         let own = self.own(lane);
-        let received = self.exchange(own, hand, position, word, End::Head);
+        let received = !self.has_orphans_left() && self.exchange_here(lane, own, &mut hand, End::Head, near);
         if received {
-            self.received(lane, own, hand, position, word);
+            read(&hand);
+            own.set_down(&hand, SPARE, 0);
+            lane.make_ready(&hand);
         }
         received
     }
 
-    #[cold]
-    #[inline(never)]
-    fn receive_slowly(&self, lane: &Lane, hand: &mut Hand, near: impl Fn(u32)) -> Result<u8, Refusal> {
-        if self.words.orphans.load(Ordering::Relaxed) & 1 != 0 {
-            if let Some(deliveries) = self.orphan_now_and_then(lane, hand) {
-                return Ok(deliveries);
-            }
+    #[inline]
+    fn has_orphans_left(&self) -> bool {
+        self.words.orphans.load(Ordering::Relaxed) & 1 != 0
+    }
+
+    /// An exchange at the position where the lane expects it. False means nothing.
+    #[inline]
+    fn exchange_here(
+        &self,
+        lane: &Lane,
+        own: Own<'_>,
+        hand: &mut Hand,
+        end: End,
+        near: impl Fn(u32),
+    ) -> bool {
+        let position = lane.side(end).position.get();
+        let next = self.shape.after(position);
+        let slot = self.slot(self.shape.index(position));
+        // mutant: Acquire -> Relaxed equivalent, because the exchange acquires, and without it the word is not used
+        let word = slot.load_first(Ordering::Acquire);
+        // Of this lap, and not closed; empty or full.
+        let wanted = if end == End::Tail { position } else { position ^ self.shape.full };
+        (word ^ wanted) < self.shape.full
+            && self.exchange(lane, own, hand, slot, position, next, word, end, near)
+    }
+
+    /// The step by which a cell changes hands: at `position`, in whose slot `word` was seen, and with `next` behind it.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "all of them stay in registers")]
+    fn exchange(
+        &self,
+        lane: &Lane,
+        own: Own<'_>,
+        hand: &mut Hand,
+        slot: &AtomicPair,
+        position: u64,
+        next: u64,
+        word: u64,
+        end: End,
+        near: impl Fn(u32),
+    ) -> bool {
+        let shape = self.shape;
+        let cell = shape.cell_of(word);
+        // Checked before it can get into a hand.
+        if cell as usize >= shape.cells {
+            return false;
         }
-        let (position, word) = self.exchange_at_end(lane, hand, End::Head, near)?;
-        self.received(lane, self.own(lane), hand, position, word);
-        Ok(1)
-    }
-
-    #[inline]
-    fn received(&self, lane: &Lane, own: Own<'_>, hand: &mut Hand, position: u64, word: u64) {
-        hand.cell = self.shape.cell_of(word);
-        own.set_down(hand, MESSAGE, 1);
-        self.passed(End::Head, &lane.head, position);
-    }
-
-    #[inline]
-    fn passed(&self, end: End, side: &Side, position: u64) {
-        side.position.set(self.shape.after(position));
+        let mut value = hand.value;
+        let (ours, seen) = match end {
+            End::Tail => (position & !shape.cell_mask() | shape.full, slot.load_second(Ordering::Relaxed)),
+            End::Head => {
+                near(cell);
+                (shape.next_lap(position) & !shape.cell_mask() | word & CLOSED, 0)
+            }
+        };
+        if shape.inline && end == End::Head {
+            // It changes with the word only: if that is the same at the exchange, this is its message.
+            value = slot.load_second(Ordering::Relaxed);
+            own.value(shape.hands, hand).store(value, Ordering::Release);
+        }
+        let intent = Intent::of_slot(shape.index(position), end == End::Head, hand, cell);
+        own.intent.store(intent.0, Ordering::Release);
+        let ours = ours | u64::from(hand.cell);
+        let done = if shape.inline && end == End::Tail {
+            slot.compare_exchange([word, seen], [ours, value])
+        } else {
+            slot.compare_exchange_first(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        if !done {
+            own.intent.store(0, Ordering::Release);
+            return false;
+        }
+        (hand.cell, hand.value) = (cell, value);
+        if end == End::Tail {
+            near(cell);
+        }
+        if let Some(ahead) = self.slots.get(shape.index(position) + AHEAD) {
+            ahead.expect_exchange();
+        }
+        let side = lane.side(end);
+        side.position.set(next);
         side.done.set(side.done.get().wrapping_add(1));
         if position % HINT_EVERY == 0 {
             self.hint_word(end).store(position, Ordering::Relaxed);
         }
+        true
     }
 
+    /// Walks to the end of the ring and makes an exchange there.
     #[cold]
     #[inline(never)]
-    fn orphan_now_and_then(&self, lane: &Lane, hand: &mut Hand) -> Option<u8> {
-        lane.receives.set(lane.receives.get().wrapping_add(1));
-        if lane.receives.get() % ORPHAN_EVERY == 0 { self.receive_orphan(lane, hand) } else { None }
-    }
-
-    /// The step by which a cell changes hands: at `position`, where `word` was seen.
-    #[inline]
-    fn exchange(&self, own: Own<'_>, hand: &Hand, position: u64, word: u64, end: End) -> bool {
-        let shape = self.shape;
-        let index = shape.index(position);
-        own.intent_at.store(u64::from(hand.number) << 48 | index as u64, Ordering::Release);
-        own.intent.store(word | VALID, Ordering::Release);
-        let ours = match end {
-            End::Tail => position & !shape.cell_mask() | shape.full,
-            End::Head => shape.next_lap(position) & !shape.cell_mask() | word & CLOSED,
-        };
-        let ours = ours | u64::from(hand.cell);
-        // A cell's number is checked before it can get into a hand.
-        let valid = (shape.cell_of(word) as usize) < shape.cells;
-        let slot = self.slot(index);
-        if valid && slot.compare_exchange(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return true;
-        }
-        own.intent.store(0, Ordering::Release);
-        false
-    }
-
-    /// Walks to the end of the ring and makes an exchange there; returns where, and the word that was there.
     fn exchange_at_end(
-        &self,
+        self,
         lane: &Lane,
-        hand: &Hand,
+        hand: &mut Hand,
         end: End,
         near: impl Fn(u32),
-    ) -> Result<(u64, u64), Refusal> {
-        let side = lane.side(end);
+    ) -> Result<(), Refusal> {
+        let (own, side) = (self.own(lane), lane.side(end));
         for _ in 0..STEPS_MAX {
             let (position, at) = self.find(side.position.get(), end);
             side.position.set(position);
             match at {
+                At::Ready(word) if self.shape.cell_of(word) as usize >= self.shape.cells => {
+                    return Err(Refusal::Damaged);
+                }
                 At::Ready(word) => {
-                    if self.shape.cell_of(word) as usize >= self.shape.cells() {
-                        return Err(Refusal::Damaged);
-                    }
-                    near(self.shape.cell_of(word));
-                    if self.exchange(self.own(lane), hand, position, word, end) {
-                        return Ok((position, word));
+                    let (slot, next) = (self.slot(self.shape.index(position)), self.shape.after(position));
+                    if self.exchange(lane, own, hand, slot, position, next, word, end, &near) {
+                        return Ok(());
                     }
                     side.lost();
                 }
@@ -790,7 +918,7 @@ impl<'a> Exchange<'a> {
     fn find(&self, mut position: u64, end: End) -> (u64, At) {
         // Where the walk went before the last jump: a hint can be wrong in a corrupt segment.
         let mut before_jump = None;
-        for walked in 1..=STEPS_MAX {
+        for walked in 1..=self.shape.capacity as u32 + WALK_MAX {
             match self.look(position, end) {
                 At::Passed(next) => position = next,
                 At::Refused(Refusal::Damaged) => match before_jump.take() {
@@ -799,7 +927,7 @@ impl<'a> Exchange<'a> {
                 },
                 at => return (position, at),
             }
-            if walked % WALK == 0 && walked < 1 << 16 {
+            if walked % WALK == 0 && walked < WALK_MAX {
                 let hint = self.hint(end);
                 if self.shape.is_after(hint, position) {
                     before_jump = Some(position);
@@ -829,7 +957,7 @@ impl<'a> Exchange<'a> {
         if !matches!(self.look(hint, end), At::Refused(Refusal::Damaged)) {
             return hint;
         }
-        let lap = self.shape.lap_of(self.slot(0).load(Ordering::Acquire));
+        let lap = self.shape.lap_of(self.slot(0).load_first(Ordering::Acquire));
         self.shape.after(self.shape.position(lap.wrapping_sub(1), 0))
     }
 
@@ -838,7 +966,7 @@ impl<'a> Exchange<'a> {
     fn look(&self, position: u64, end: End) -> At {
         let shape = self.shape;
         let (lap, index) = (shape.lap(position), shape.index(position));
-        let word = self.slot(index).load(Ordering::Acquire);
+        let word = self.slot(index).load_first(Ordering::Acquire);
         let (full, closed) = (shape.is_full(word), word & CLOSED != 0);
         let blocked = At::Refused(if closed { Refusal::Closed } else { Refusal::WouldBlock });
         match (shape.laps_between(shape.lap_of(word), lap), full, end) {
@@ -867,7 +995,7 @@ impl<'a> Exchange<'a> {
                 At::Ready(word) => word,
                 // Full: the mark goes onto the message of the last lap.
                 At::Refused(Refusal::WouldBlock) => {
-                    let word = slot.load(Ordering::Relaxed);
+                    let word = slot.load_first(Ordering::Relaxed);
                     let last = self.shape.lap(position).wrapping_sub(1) & self.shape.lap_mask();
                     if word >> self.shape.cell_bits != last << 1 | 1 {
                         continue; // no more
@@ -881,7 +1009,7 @@ impl<'a> Exchange<'a> {
                 }
                 At::Refused(Refusal::Damaged) | At::Passed(_) => return Err(Refusal::Damaged),
             };
-            if slot.compare_exchange(word, word | CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if slot.compare_exchange_first(word, word | CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 self.wake_all_after_store(live);
                 return Ok(true);
             }
@@ -917,7 +1045,7 @@ impl<'a> Exchange<'a> {
     pub fn is_full(&self, lane: &Lane) -> bool {
         self.find_end(lane, End::Tail);
         let position = lane.tail.position.get();
-        let word = self.slot(self.shape.index(position)).load(Ordering::Acquire);
+        let word = self.slot(self.shape.index(position)).load_first(Ordering::Acquire);
         self.shape.is_full(word)
             && self.shape.laps_between(self.shape.lap_of(word), self.shape.lap(position)) == -1
     }
@@ -954,6 +1082,19 @@ impl<'a> Exchange<'a> {
 }
 
 impl Lane {
+    /// The hand that was put back last, if it is still free.
+    #[inline]
+    fn ready_hand(&self) -> Option<Hand> {
+        let ready = self.ready.get();
+        (ready != NO_HAND).then_some(Hand { number: (ready >> 32) as u32, cell: ready as u32, value: 0 })
+    }
+
+    #[inline]
+    fn make_ready(&self, hand: &Hand) {
+        self.ready.set(u64::from(hand.number) << 32 | u64::from(hand.cell));
+    }
+
+    #[inline]
     fn side(&self, end: End) -> &Side {
         match end {
             End::Tail => &self.tail,

@@ -13,8 +13,7 @@
 //!    while they are read; of these only what two readings, before and after the slots, agree on is used. If that does not
 //!    decide, others have made progress meanwhile, and it is tried again.
 //!
-//! Only cells are compared: a cell is in one place at a time, so this holds whatever lap it is, and also in the moment in which
-//! `intent_at` is new and `intent` is not. The intent's cell has the same bits whatever is exchanged.
+//! Only cells are compared: a cell is in one place at a time, so this holds whatever lap it is.
 
 extern crate alloc;
 use alloc::vec::Vec;
@@ -22,14 +21,15 @@ use alloc::vec::Vec;
 use crossproc_atomic::{Liveness, Ordering, Owner};
 
 use super::{
-    Exchange, FREE, HANDS, Hand, INTENT, INTENT_AT, LIVE, Lane, MESSAGE, ORPHAN, RECOVERING, SPARE, STATE,
-    Shape, VALID, deliveries_of, hand_word, kind_of,
+    At, End, Exchange, FREE, HANDS, Hand, INTENT, Intent, LIVE, Lane, MESSAGE, ORPHAN, RECOVERING, Refusal,
+    SPARE, STATE, deliveries_of, hand_word, kind_of,
 };
 
-/// In `intent_at`: exchanged with an orphan.
-const AT_ORPHAN: u64 = 1 << 40;
-/// So often an undecided exchange is looked at again, before that is left to the next who comes.
-const ROUNDS: u32 = 64;
+/// In the word of an orphan: which one it is, lest one that is looked at and another that comes there later be the same.
+const ORPHAN_NUMBER_AT: u32 = 34;
+const ORPHAN_NUMBERS: u64 = 0x3fff;
+/// So often an undecided exchange is looked at again, before that is left to the next who comes. (In the model, each look is as good.)
+const ROUNDS: u32 = if cfg!(crossproc_model) { 2 } else { 64 };
 
 /// What [`Exchange::recover`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,41 +44,28 @@ pub struct Recovery {
 /// One lane's record, as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Record {
-    intent_at: u64,
-    intent: u64,
+    intent: Intent,
     hands: Vec<u64>,
 }
 
 impl Record {
-    /// The hand that the exchange is made with.
-    fn hand(&self) -> usize {
-        (self.intent_at >> 48) as usize
-    }
-
-    /// The cell in it.
+    /// The cell that is to be given away.
     fn mine(&self) -> u32 {
-        self.hands.get(self.hand()).map_or(u32::MAX, |&word| word as u32)
+        self.hands.get(self.intent.hand()).map_or(u32::MAX, |&word| word as u32)
     }
 
-    /// The cell that the exchange is to bring.
-    fn wanted(&self, shape: &Shape) -> u32 {
-        shape.cell_of(self.intent)
-    }
-
-    fn is_settled(&self, shape: &Shape) -> bool {
-        let wanted = self.wanted(shape);
-        self.intent & VALID == 0 || self.hands.iter().any(|&hand| hand as u32 == wanted)
+    fn is_settled(&self) -> bool {
+        let wanted = self.intent.cell();
+        !self.intent.exists() || self.hands.iter().any(|&hand| hand as u32 == wanted)
     }
 
     /// The hand's word after the exchange.
-    fn after_exchange(&self, shape: &Shape) -> u64 {
-        let wanted = self.wanted(shape);
-        if !shape.is_full(self.intent) {
-            hand_word(wanted, SPARE, 0)
-        } else if self.intent_at & AT_ORPHAN == 0 {
-            hand_word(wanted, MESSAGE, 1)
+    fn after_exchange(&self) -> u64 {
+        let wanted = self.intent.cell();
+        if self.intent.is_message() {
+            hand_word(wanted, MESSAGE, self.intent.deliveries().saturating_add(1))
         } else {
-            hand_word(wanted, MESSAGE, (shape.lap_of(self.intent) as u8).saturating_add(1))
+            hand_word(wanted, SPARE, 0)
         }
     }
 }
@@ -123,18 +110,21 @@ impl Exchange<'_> {
     fn recover_lane<L: Liveness>(&self, live: &L, number: usize, claim: u64, holder: Owner) -> bool {
         let mine = live.me().bits() | RECOVERING;
         let entry = &self.claims[number];
+        // mutant: equivalent, because the proof of the death passes on what the dead did, and freeing the lane what is done here
         if entry.compare_exchange(claim, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false; // somebody else's
         }
         let dead = self.read(number);
-        if !dead.is_settled(self.shape) {
+        if !dead.is_settled() {
             let Some(came_off) = (0..ROUNDS).find_map(|_| self.came_off(number, &dead)) else {
+                // mutant: equivalent, because nothing was written that it could pass on
                 entry.store(holder.bits() | LIVE, Ordering::Release);
                 self.wake_all_after_store(live); // who left it to us
                 return false;
             };
-            if came_off && dead.hand() < self.shape.hands {
-                self.hand(number, dead.hand()).store(dead.after_exchange(self.shape), Ordering::Release);
+            let hand = dead.intent.hand();
+            if came_off && hand < self.shape.hands {
+                self.hand(number, hand).store(dead.after_exchange(), Ordering::Release);
             }
         }
         self.settle_and_free(number);
@@ -159,8 +149,9 @@ impl Exchange<'_> {
             let word = hand.load(Ordering::Relaxed);
             if kind_of(word) == MESSAGE {
                 // From here on it can be taken: who looks at one hand after the other has to know (`is_finished`).
-                self.raise_orphans();
-                hand.store(hand_word(word as u32, ORPHAN, deliveries_of(word)), Ordering::Release);
+                let number = self.raise_orphans() & ORPHAN_NUMBERS;
+                let orphan = hand_word(word as u32, ORPHAN, deliveries_of(word)) | number << ORPHAN_NUMBER_AT;
+                hand.store(orphan, Ordering::Release);
             }
             has_orphan |= kind_of(word) != SPARE;
         }
@@ -170,7 +161,8 @@ impl Exchange<'_> {
         self.claims[number].store(FREE, Ordering::Release);
     }
 
-    fn raise_orphans(&self) {
+    /// Returns a number that the next one does not get.
+    fn raise_orphans(&self) -> u64 {
         let mut seen = self.words.orphans.load(Ordering::Relaxed);
         while let Err(now) = self.words.orphans.compare_exchange(
             seen,
@@ -180,6 +172,7 @@ impl Exchange<'_> {
         ) {
             seen = now;
         }
+        seen >> 1
     }
 
     /// Receives a message whose last receiver died, as [`receive`](Self::receive) does; `None` if there is none.
@@ -203,6 +196,29 @@ impl Exchange<'_> {
         None
     }
 
+    /// Why a receive would not get a message from the ring now; `None` if it would. Takes nothing.
+    #[must_use]
+    pub fn receive_refusal(&self, lane: &Lane) -> Option<Refusal> {
+        self.refusal(lane, End::Head)
+    }
+
+    /// Why a send would not succeed now; `None` if it would. Sends nothing.
+    #[must_use]
+    pub fn send_refusal(&self, lane: &Lane) -> Option<Refusal> {
+        self.refusal(lane, End::Tail)
+    }
+
+    fn refusal(&self, lane: &Lane, end: End) -> Option<Refusal> {
+        if let At::Refused(why) = self.find_end(lane, end) { Some(why) } else { None }
+    }
+
+    /// True if there is a message whose last receiver died. After [`recover`](Self::recover).
+    #[must_use]
+    pub fn has_orphan(&self) -> bool {
+        self.words.orphans.load(Ordering::Relaxed) & 1 != 0
+            && (0..self.lanes_used()).any(|lane| self.has_orphans(lane))
+    }
+
     pub(super) fn has_orphans(&self, lane: usize) -> bool {
         (0..self.shape.hands).any(|hand| kind_of(self.hand(lane, hand).load(Ordering::Acquire)) == ORPHAN)
     }
@@ -210,11 +226,12 @@ impl Exchange<'_> {
     /// As [`take_hand`](Self::take_hand), looking at each hand: the lane may have been claimed with orphans.
     #[cold]
     #[inline(never)]
-    pub(super) fn take_spare_hand(&self, lane: &Lane) -> Option<Hand> {
+    pub(super) fn take_spare_hand(self, lane: &Lane) -> Option<Hand> {
         let free = (0..self.shape.hands).filter(|hand| lane.busy.get() >> hand & 1 == 0);
         let spare = |hand: usize| {
             let word = self.hand(lane.number, hand).load(Ordering::Acquire);
-            (word < self.shape.cells as u64).then_some(Hand { number: hand as u32, cell: word as u32 })
+            let spare = Hand { number: hand as u32, cell: word as u32, value: 0 };
+            (word < self.shape.cells as u64).then_some(spare)
         };
         let hand = free.into_iter().find_map(spare)?;
         lane.busy.set(lane.busy.get() | 1 << hand.number);
@@ -241,24 +258,33 @@ impl Exchange<'_> {
                     .is_ok();
             taken.then(|| {
                 lane.busy.set(lane.busy.get() | 1 << number);
-                (Hand { number: number as u32, cell }, deliveries)
+                let value = if self.shape.inline {
+                    self.value(lane.number, number).load(Ordering::Relaxed)
+                } else {
+                    0
+                };
+                (Hand { number: number as u32, cell, value }, deliveries)
             })
         })
     }
 
     fn take_orphan(&self, lane: &Lane, mine: &mut Hand, other: usize, number: usize, word: u64) -> bool {
         let cell = word as u32;
+        if cell as usize >= self.shape.cells {
+            return false;
+        }
         let deliveries = deliveries_of(word);
         let own = self.own(lane);
-        let at = AT_ORPHAN | (other as u64) << 8 | number as u64;
-        own.intent_at.store(u64::from(mine.number) << 48 | at, Ordering::Release);
-        // As if it were a slot with so many laps: recovery looks for the cell's number before it knows what is exchanged.
-        let intent = self.shape.word(u64::from(deliveries), true, cell & self.shape.cell_mask() as u32);
-        own.intent.store(intent | VALID, Ordering::Release);
+        if self.shape.inline {
+            // Until the orphan is taken it stands there, and if another should come there meanwhile, that has another number.
+            mine.value = self.value(other, number).load(Ordering::Acquire);
+            own.value(self.shape.hands, mine).store(mine.value, Ordering::Release);
+        }
+        let intent = Intent::of_orphan(other, number, deliveries, mine, cell);
+        own.intent.store(intent.0, Ordering::Release);
         let ours = hand_word(mine.cell, SPARE, 0);
         let theirs = self.hand(other, number);
-        let valid = (cell as usize) < self.shape.cells();
-        if !valid || theirs.compare_exchange(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if theirs.compare_exchange(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             own.intent.store(0, Ordering::Release);
             return false;
         }
@@ -272,24 +298,25 @@ impl Exchange<'_> {
         let hands = record[HANDS..][..self.shape.hands].iter();
         Record {
             hands: hands.map(|hand| hand.load(Ordering::Acquire)).collect(),
-            intent_at: record[INTENT_AT].load(Ordering::Acquire),
-            intent: record[INTENT].load(Ordering::Acquire),
+            intent: Intent(record[INTENT].load(Ordering::Acquire)),
         }
     }
 
     /// Whether the exchange of a dead lane came off; `None` if that can not be told yet.
     fn came_off(&self, number: usize, dead: &Record) -> Option<bool> {
         let shape = self.shape;
-        let at = (dead.intent_at & 0xffff_ffff_ffff) as usize;
-        let there = if dead.intent_at & AT_ORPHAN == 0 {
-            (at < shape.capacity).then(|| shape.cell_of(self.slot(at).load(Ordering::Acquire)))
-        } else {
-            let (lane, hand) = (at >> 8 & (Shape::LANES_MAX - 1), at & 0xff);
-            (lane < shape.lanes && hand < shape.hands)
-                .then(|| self.hand(lane, hand).load(Ordering::Acquire) as u32)
+        let there = match dead.intent.slot() {
+            Some(slot) => {
+                (slot < shape.capacity).then(|| shape.cell_of(self.slot(slot).load_first(Ordering::Acquire)))
+            }
+            None => {
+                let (lane, hand) = dead.intent.orphan();
+                (lane < shape.lanes && hand < shape.hands)
+                    .then(|| self.hand(lane, hand).load(Ordering::Acquire) as u32)
+            }
         };
         match there {
-            Some(cell) if cell == dead.wanted(shape) => Some(false),
+            Some(cell) if cell == dead.intent.cell() => Some(false),
             Some(cell) if cell == dead.mine() => Some(true),
             Some(_) => self.search(number, dead),
             None => Some(false), // the record was scribbled over
@@ -303,16 +330,16 @@ impl Exchange<'_> {
         let lanes = self.lanes_used();
         let first: Vec<Record> = (0..lanes).map(|lane| self.read(lane)).collect();
         for index in 0..shape.capacity {
-            found.insert(shape.cell_of(self.slot(index).load(Ordering::Acquire)));
+            found.insert(shape.cell_of(self.slot(index).load_first(Ordering::Acquire)));
         }
         let mut doubtful = Vec::new();
         for (lane, before) in first.into_iter().enumerate() {
             if self.read(lane) != before {
                 continue;
             }
-            let settled = before.is_settled(shape);
+            let settled = before.is_settled();
             for (hand, &word) in before.hands.iter().enumerate() {
-                if settled || hand != before.hand() {
+                if settled || hand != before.intent.hand() {
                     found.insert(word as u32);
                 }
             }
@@ -320,14 +347,14 @@ impl Exchange<'_> {
                 doubtful.push(before);
             }
         }
-        let (mine, wanted) = (dead.mine(), dead.wanted(shape));
+        let (mine, wanted) = (dead.mine(), dead.intent.cell());
         loop {
             if found.has(mine) != found.has(wanted) {
                 return Some(found.has(mine));
             }
             let before = doubtful.len();
             doubtful.retain(|other| {
-                let (theirs, wanted) = (other.mine(), other.wanted(shape));
+                let (theirs, wanted) = (other.mine(), other.intent.cell());
                 if found.has(theirs) == found.has(wanted) {
                     return true;
                 }
@@ -347,14 +374,14 @@ impl Exchange<'_> {
             (0..ROUNDS).find_map(|_| {
                 // Before the hands: if it is an older one, its cell is in a hand by now; if it is the same afterwards, it is that of
                 // the hands. Read only after them, it could be gone although it came true in between.
-                let intent = self.record(lane)[INTENT].load(Ordering::Acquire);
+                let intent = Intent(self.record(lane)[INTENT].load(Ordering::Acquire));
                 let record = self.read(lane);
                 if record.hands.iter().any(|&hand| kind_of(hand) != SPARE) {
                     return Some(false);
                 }
                 // What it sends it does not get.
-                let may_get_one = self.shape.is_full(intent)
-                    && !record.is_settled(self.shape)
+                let may_get_one = intent.is_message()
+                    && !record.is_settled()
                     && self.came_off(lane, &record) != Some(false);
                 (record.intent == intent && !may_get_one).then_some(true)
             }) == Some(true)
@@ -380,7 +407,7 @@ impl Exchange<'_> {
             Ok(())
         };
         for index in 0..shape.capacity {
-            once(shape.cell_of(self.slot(index).load(Ordering::Acquire)))?;
+            once(shape.cell_of(self.slot(index).load_first(Ordering::Acquire)))?;
         }
         let mut has_orphan = false;
         for lane in 0..shape.lanes {
@@ -390,7 +417,7 @@ impl Exchange<'_> {
                 return Err("a lane is claimed by what is no participant");
             }
             for (hand, &word) in record.hands.iter().enumerate() {
-                let in_flight = !record.is_settled(shape) && hand == record.hand();
+                let in_flight = !record.is_settled() && hand == record.intent.hand();
                 if !in_flight {
                     once(word as u32)?;
                 }
@@ -399,7 +426,7 @@ impl Exchange<'_> {
                     return Err("a message is in a hand of a lane that nobody has");
                 }
             }
-            if claim == FREE && record.intent != 0 {
+            if claim == FREE && record.intent.exists() {
                 return Err("a lane that nobody has intends something");
             }
         }
@@ -413,7 +440,7 @@ impl Exchange<'_> {
     fn audit_laps(&self) -> Result<(), &'static str> {
         let shape = self.shape;
         let words: Vec<u64> =
-            (0..shape.capacity).map(|index| self.slot(index).load(Ordering::Acquire)).collect();
+            (0..shape.capacity).map(|index| self.slot(index).load_first(Ordering::Acquire)).collect();
         // EMPTY(L) is 2L, FULL(L) is 2L + 1: each step round the ring adds one or two in all.
         let phase = |word: u64| shape.lap_of(word).wrapping_mul(2) + u64::from(shape.is_full(word));
         let first = phase(words[0]);

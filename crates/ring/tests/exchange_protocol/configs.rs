@@ -8,12 +8,14 @@ const PLAIN: Config = Config {
     slots: 2,
     lanes: 2,
     hands: 1,
+    inline: false,
     kills: (0, &[]),
     full_effort: false,
     sleeping: false,
     deadlines: &[],
     jumps: false,
     laps: 16,
+    first_lap: 15,
     thinning: 8,
     limit: usize::MAX,
     bug: None,
@@ -28,7 +30,7 @@ pub const SHORT: &[Config] = &[
         kills: (2, &[0, 1]),
         thinning: 1,
         shows: &[Settled, PlaceKept, PlaceExchanged, FoundElsewhere],
-        at_least: 10_200,
+        at_least: 6_300,
         ..PLAIN
     },
     Config {
@@ -38,7 +40,7 @@ pub const SHORT: &[Config] = &[
         kills: (2, &[0, 1, 2]),
         thinning: 1,
         shows: &[RecovererReplaced],
-        at_least: 58_300,
+        at_least: 48_000,
         ..PLAIN
     },
     Config {
@@ -47,7 +49,7 @@ pub const SHORT: &[Config] = &[
         lanes: 3,
         kills: (2, &[1, 2]),
         shows: &[OrphanTaken, OrphanTakenFromRecovering, TakerRecovered, OrphansLowered],
-        at_least: 274_100,
+        at_least: 58_600,
         ..PLAIN
     },
     Config {
@@ -57,7 +59,7 @@ pub const SHORT: &[Config] = &[
         full_effort: true,
         kills: (2, &[0, 1, 2]),
         shows: &[FoundElsewhere, NotYetDecidable, TakerRecovered],
-        at_least: 179_600,
+        at_least: 118_700,
         ..PLAIN
     },
     Config {
@@ -69,7 +71,7 @@ pub const SHORT: &[Config] = &[
         ],
         hands: 2,
         kills: (1, &[0, 1]),
-        at_least: 119_700,
+        at_least: 51_800,
         ..PLAIN
     },
     Config {
@@ -79,7 +81,7 @@ pub const SHORT: &[Config] = &[
         hands: 2,
         kills: (1, &[0, 1]),
         shows: &[PutBackForOrphans, TakenWithOrphans],
-        at_least: 279_400,
+        at_least: 182_900,
         ..PLAIN
     },
     Config {
@@ -90,7 +92,7 @@ pub const SHORT: &[Config] = &[
         kills: (1, &[0, 1, 2]),
         shows: &[OrphanTakenInPlace],
         thinning: 1,
-        at_least: 21_200,
+        at_least: 18_100,
         ..PLAIN
     },
     Config {
@@ -99,7 +101,7 @@ pub const SHORT: &[Config] = &[
         lanes: 3,
         slots: 1,
         thinning: 1,
-        at_least: 36_800,
+        at_least: 25_600,
         ..PLAIN
     },
     Config {
@@ -109,7 +111,7 @@ pub const SHORT: &[Config] = &[
         kills: (2, &[0, 1]),
         shows: &[TakenWithOrphans, OrphanTakenInPlace],
         thinning: 1,
-        at_least: 50_200,
+        at_least: 38_900,
         ..PLAIN
     },
     Config {
@@ -120,7 +122,7 @@ pub const SHORT: &[Config] = &[
         full_effort: true,
         kills: (2, &[0, 1, 2]),
         thinning: 1,
-        at_least: 15_500,
+        at_least: 13_100,
         ..PLAIN
     },
     Config {
@@ -132,7 +134,7 @@ pub const SHORT: &[Config] = &[
         kills: (2, &[1, 2]),
         thinning: 1,
         shows: &[TakenWithOrphans],
-        at_least: 6_000,
+        at_least: 4_300,
         ..PLAIN
     },
     Config {
@@ -146,7 +148,7 @@ pub const SHORT: &[Config] = &[
         lanes: 3,
         kills: (1, &[0, 1, 2]),
         shows: &[SaidClosed],
-        at_least: 98_600,
+        at_least: 67_500,
         ..PLAIN
     },
     Config {
@@ -158,7 +160,7 @@ pub const SHORT: &[Config] = &[
         kills: (1, &[1]),
         shows: &[SaidClosed, OrphanTaken],
         thinning: 1,
-        at_least: 43_300,
+        at_least: 31_200,
         ..PLAIN
     },
     Config {
@@ -168,7 +170,7 @@ pub const SHORT: &[Config] = &[
         jumps: true,
         shows: &[Jumped],
         thinning: 1,
-        at_least: 35_900,
+        at_least: 19_900,
         ..PLAIN
     },
     Config {
@@ -178,7 +180,7 @@ pub const SHORT: &[Config] = &[
         lanes: 4,
         jumps: true,
         shows: &[Jumped, SaidClosed],
-        at_least: 94_100,
+        at_least: 56_900,
         ..PLAIN
     },
     Config {
@@ -186,10 +188,11 @@ pub const SHORT: &[Config] = &[
         programs: &[&[Send(0); 5], &[Copy(0); 5], &[Recover]],
         slots: 1,
         laps: 2,
+        first_lap: 0,
         kills: (1, &[0, 1]),
         shows: &[LapsWrapped],
         thinning: 1,
-        at_least: 29_400,
+        at_least: 19_100,
         ..PLAIN
     },
     Config {
@@ -199,8 +202,9 @@ pub const SHORT: &[Config] = &[
         lanes: 3,
         jumps: true,
         laps: 7,
+        first_lap: 0,
         thinning: 1,
-        at_least: 29_500,
+        at_least: 18_500,
         ..PLAIN
     },
     // Sleep.
@@ -215,7 +219,7 @@ pub const SHORT: &[Config] = &[
         kills: (1, &[0, 1]),
         thinning: 1,
         shows: &[Slept, SaidPeerDied],
-        at_least: 13_800,
+        at_least: 13_200,
         ..PLAIN
     },
     Config {
@@ -225,7 +229,7 @@ pub const SHORT: &[Config] = &[
         sleeping: true,
         kills: (1, &[0, 1, 2]),
         shows: &[Slept, WokeOne, OrphanTaken],
-        at_least: 120_200,
+        at_least: 87_900,
         ..PLAIN
     },
     Config {
@@ -235,7 +239,7 @@ pub const SHORT: &[Config] = &[
         kills: (1, &[0]),
         thinning: 1,
         shows: &[SaidPeerDied],
-        at_least: 1_400,
+        at_least: 1_300,
         ..PLAIN
     },
     Config {
@@ -246,7 +250,7 @@ pub const SHORT: &[Config] = &[
         sleeping: true,
         kills: (1, &[0, 1, 2]),
         shows: &[SaidClosed],
-        at_least: 159_400,
+        at_least: 148_500,
         ..PLAIN
     },
     Config {
@@ -256,7 +260,7 @@ pub const SHORT: &[Config] = &[
         sleeping: true,
         shows: &[SaidClosed, WokeOne],
         thinning: 1,
-        at_least: 29_300,
+        at_least: 24_600,
         ..PLAIN
     },
     Config {
@@ -266,7 +270,7 @@ pub const SHORT: &[Config] = &[
         sleeping: true,
         kills: (1, &[0, 1]),
         thinning: 1,
-        at_least: 29_600,
+        at_least: 26_300,
         ..PLAIN
     },
     Config {
@@ -275,7 +279,7 @@ pub const SHORT: &[Config] = &[
         lanes: 3,
         sleeping: true,
         kills: (1, &[1]),
-        at_least: 34_400,
+        at_least: 26_000,
         ..PLAIN
     },
     Config {
@@ -287,7 +291,7 @@ pub const SHORT: &[Config] = &[
         deadlines: &[0],
         kills: (1, &[0, 2]),
         shows: &[TimedOut, Slept],
-        at_least: 44_100,
+        at_least: 33_500,
         ..PLAIN
     },
     Config {
@@ -300,7 +304,126 @@ pub const SHORT: &[Config] = &[
         limit: 100_000,
         ..PLAIN
     },
+    // All messages received and given up.
+    Config {
+        name: "finished: one copies, one holds, killed",
+        programs: &[&[Send(0), Send(0)], &[Copy(0), Recv(0), Release(0)], &[Finished]],
+        lanes: 3,
+        kills: (1, &[1]),
+        shows: &[SaidFinished, SawAnotherInFlight],
+        at_least: 11_200,
+        ..PLAIN
+    },
+    Config {
+        name: "finished: an orphan goes round",
+        programs: &[&[Copy(0), Finished], &[Send(0), Recv(0), Detach], &[Recv(0), Detach]],
+        lanes: 3,
+        slots: 1,
+        shows: &[SaidFinished, SawAnotherInFlight],
+        at_least: 108_900,
+        ..PLAIN
+    },
+    // Messages in the slots.
+    Config {
+        name: "inline: one sends, one copies, both killed",
+        programs: &[&[Send(0), Send(0), Send(0)], &[Copy(0), Copy(0), Copy(0), Copy(0)], &[Recover, Recover]],
+        kills: (2, &[0, 1]),
+        thinning: 1,
+        shows: &[Settled, PlaceKept, PlaceExchanged, FoundElsewhere, LapsWrapped],
+        at_least: 8_100,
+        ..INLINE
+    },
+    Config {
+        name: "inline: capacity 1, recoverer killed",
+        programs: &[&[Send(0), Send(0)], &[Recv(0), Release(0), Copy(0)], &[Recover, Recover], &[Recover]],
+        slots: 1,
+        kills: (2, &[0, 1, 2]),
+        shows: &[RecovererReplaced, LapsWrapped],
+        at_least: 52_700,
+        ..INLINE
+    },
+    Config {
+        name: "inline: two send, one receives",
+        programs: &[&[Send(0), Send(0)], &[Send(0)], &[Copy(0), Recv(0), Release(0)]],
+        slots: 1,
+        lanes: 3,
+        kills: (1, &[0, 1, 2]),
+        full_effort: true,
+        at_least: 17_600,
+        ..INLINE
+    },
+    Config {
+        name: "inline: two receive what a third one sends",
+        programs: &[&[Send(0), Send(0), Send(0)], &[Copy(0), Copy(0)], &[Recv(0), Release(0)]],
+        slots: 1,
+        lanes: 3,
+        kills: (1, &[1, 2]),
+        at_least: 14_400,
+        ..INLINE
+    },
+    Config {
+        name: "inline: an orphan is taken, its taker killed",
+        programs: &[&[Send(0), Send(0)], &[Recv(0)], &[Copy(0), Copy(0)], &[Recover, Recover]],
+        lanes: 3,
+        kills: (2, &[1, 2]),
+        shows: &[OrphanTaken, TakerRecovered],
+        at_least: 76_900,
+        ..INLINE
+    },
+    Config {
+        name: "inline: a cell is orphaned twice in the same hand",
+        programs: &[&[Send(0), Copy(0), Send(0)], &[Recv(0), Detach, Attach, Recv(0), Detach], &[Copy(0)]],
+        slots: 1,
+        lanes: 3,
+        shows: &[OrphanTaken, StaleOrphanRefused],
+        at_least: 96_400,
+        ..INLINE
+    },
+    Config {
+        name: "inline: two hands, messages held across",
+        programs: &[
+            &[Recv(0), Recv(1), Release(0), Send(0), Copy(0)],
+            &[Send(0), Send(1), Copy(0)],
+            &[Recover],
+        ],
+        hands: 2,
+        kills: (1, &[0, 1]),
+        at_least: 75_100,
+        ..INLINE
+    },
+    Config {
+        name: "inline: all lanes have orphans, two hands",
+        programs: &[&[Send(0), Recv(1)], &[Recv(0)], &[Attach, Recv(0), Copy(1)]],
+        hands: 2,
+        slots: 1,
+        full_effort: true,
+        kills: (2, &[0, 1, 2]),
+        at_least: 19_400,
+        ..INLINE
+    },
+    Config {
+        name: "inline: leaked, dropped, inherited",
+        programs: &[&[Send(0), Copy(0)], &[Recv(0), Detach], &[Attach, Copy(0), Send(0)]],
+        full_effort: true,
+        kills: (1, &[0, 1, 2]),
+        shows: &[OrphanTakenInPlace],
+        at_least: 24_900,
+        ..INLINE
+    },
+    Config {
+        name: "inline: two laps are enough for one pair",
+        programs: &[&[Send(0); 5], &[Copy(0); 5], &[Recover]],
+        slots: 1,
+        laps: 2,
+        first_lap: 0,
+        kills: (1, &[0, 1]),
+        shows: &[LapsWrapped],
+        at_least: 23_500,
+        ..INLINE
+    },
 ];
+
+const INLINE: Config = Config { inline: true, ..PLAIN };
 
 /// What is excluded: there must be more than twice as many laps as anybody is behind (here: 3).
 pub const EXCLUDED: Config = Config {
@@ -309,6 +432,7 @@ pub const EXCLUDED: Config = Config {
     slots: 1,
     lanes: 3,
     laps: 6,
+    first_lap: 0,
     ..PLAIN
 };
 
@@ -323,7 +447,7 @@ pub const LONG: &[Config] = &[
         full_effort: true,
         kills: (2, &[0, 1, 2]),
         thinning: 16,
-        at_least: 480_000,
+        at_least: 254_300,
         ..PLAIN
     },
     Config {
@@ -334,7 +458,7 @@ pub const LONG: &[Config] = &[
         full_effort: true,
         kills: (1, &[0, 1, 2, 3]),
         thinning: 16,
-        at_least: 4_200_000,
+        at_least: 2_250_000,
         ..PLAIN
     },
     Config {
@@ -344,7 +468,7 @@ pub const LONG: &[Config] = &[
         full_effort: true,
         kills: (1, &[0, 1, 2]),
         thinning: 16,
-        at_least: 960_000,
+        at_least: 516_100,
         ..PLAIN
     },
     Config {
@@ -359,7 +483,7 @@ pub const LONG: &[Config] = &[
         full_effort: true,
         kills: (2, &[0, 1, 2]),
         thinning: 16,
-        at_least: 1_100_000,
+        at_least: 809_900,
         ..PLAIN
     },
     Config {
@@ -370,7 +494,7 @@ pub const LONG: &[Config] = &[
         full_effort: true,
         kills: (2, &[0, 1, 2]),
         thinning: 16,
-        at_least: 25_000,
+        at_least: 19_900,
         ..PLAIN
     },
     Config {
@@ -382,7 +506,7 @@ pub const LONG: &[Config] = &[
         jumps: true,
         kills: (1, &[0, 1, 2]),
         thinning: 16,
-        at_least: 840_000,
+        at_least: 382_900,
         ..PLAIN
     },
     Config {
@@ -393,7 +517,7 @@ pub const LONG: &[Config] = &[
         sleeping: true,
         kills: (2, &[0, 1, 2]),
         thinning: 16,
-        at_least: 4_700_000,
+        at_least: 3_570_000,
         ..PLAIN
     },
     Config {
@@ -405,7 +529,79 @@ pub const LONG: &[Config] = &[
         sleeping: true,
         kills: (2, &[0, 1]),
         thinning: 16,
-        at_least: 440_000,
+        at_least: 337_600,
+        ..PLAIN
+    },
+    Config {
+        name: "inline: all three send and receive, two killed",
+        programs: &[&[Send(0), Copy(0), Send(0)], &[Copy(0), Send(0)], &[Recv(0), Release(0), Copy(0)]],
+        lanes: 3,
+        full_effort: true,
+        kills: (2, &[0, 1, 2]),
+        thinning: 16,
+        at_least: 545_400,
+        ..INLINE
+    },
+    Config {
+        name: "inline: three with two hands each, two killed",
+        programs: &[&[Send(0), Recv(1)], &[Recv(0), Send(1)], &[Send(1), Copy(0)]],
+        slots: 1,
+        lanes: 3,
+        hands: 2,
+        full_effort: true,
+        kills: (2, &[0, 1, 2]),
+        thinning: 16,
+        at_least: 448_100,
+        ..INLINE
+    },
+    Config {
+        name: "inline: a cell is orphaned again and again, one killed",
+        programs: &[
+            &[Send(0), Copy(0), Send(0)],
+            &[Recv(0), Detach, Attach, Recv(0), Detach],
+            &[Recv(0), Release(0), Copy(0)],
+        ],
+        slots: 1,
+        lanes: 3,
+        full_effort: true,
+        kills: (1, &[0, 1, 2]),
+        thinning: 16,
+        at_least: 1_620_000,
+        ..INLINE
+    },
+    Config {
+        name: "inline: jumps, capacity 2, one killed",
+        programs: &[&[Send(0); 4], &[Recv(0), Release(0), Copy(0), Copy(0)], &[Copy(0), Send(0)]],
+        lanes: 3,
+        full_effort: true,
+        jumps: true,
+        kills: (1, &[0, 1, 2]),
+        thinning: 16,
+        at_least: 734_200,
+        ..INLINE
+    },
+    Config {
+        name: "finished: an orphan goes from hand to hand",
+        programs: &[&[Finished], &[Recv(0)], &[Recv(0), Detach], &[Send(0), Recv(0), Detach]],
+        slots: 1,
+        lanes: 4,
+        thinning: 16,
+        at_least: 5_660_000,
+        ..PLAIN
+    },
+    Config {
+        name: "finished: orphans go round, two killed",
+        programs: &[
+            &[Copy(0), Finished, Finished],
+            &[Send(0), Recv(0), Detach],
+            &[Send(0), Recv(0), Copy(0)],
+        ],
+        lanes: 3,
+        full_effort: true,
+        kills: (2, &[1, 2]),
+        thinning: 16,
+        shows: &[SaidFinished, SawAnotherInFlight],
+        at_least: 7_120_000,
         ..PLAIN
     },
     Config {

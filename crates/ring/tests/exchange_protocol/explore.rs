@@ -11,7 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use crate::machine::{Config, Machine, Shown};
+use crate::machine::{Config, Machine, Op, Shown};
 use crate::state::{LOG, PROCESSES, Stage, State};
 
 /// More steps than any operation takes alone.
@@ -224,21 +224,30 @@ fn step(machine: &Machine, s: &State, me: usize, choice: usize, say: bool) -> Cx
         }
         machine.finish(&mut cx.s, me);
     }
+    if cx.s.is_finished() {
+        for p in 0..PROCESSES {
+            let it = &mut cx.s.processes[p];
+            it.was_finished |= it.begun && machine.op(p, it.operation) == Some(Op::Finished);
+        }
+    }
     cx
 }
 
 /// Runs `me` alone, everybody else being stopped for good, until it is done with its operation. What goes wrong.
 pub fn alone(machine: &Machine, s: &mut State, me: usize) -> Option<&'static str> {
     let operation = s.processes[me].operation;
+    let asks = machine.op(me, operation) == Some(Op::Finished) && !s.processes[me].begun;
+    let mut must_say = asks && s.is_finished();
     for _ in 0..ALONE {
         let it = &s.processes[me];
         if it.operation != operation || it.asleep || !machine.can_run(s, me) {
-            return None;
+            return must_say.then_some("does not say Finished, though it is");
         }
         let cx = step(machine, s, me, 0, false);
         if cx.wrong.is_some() {
             return cx.wrong;
         }
+        must_say &= cx.seen >> Shown::SaidFinished as u32 & 1 == 0;
         *s = cx.s;
     }
     Some("does not finish, though everybody else is stopped")

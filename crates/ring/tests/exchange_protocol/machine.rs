@@ -21,6 +21,8 @@ pub enum Op {
     WaitRecv(usize),
     WaitCopy(usize),
     Close,
+    /// Asks whether all messages have been received and given up.
+    Finished,
     /// Recovers dead lanes, once there is one.
     Recover,
     /// Leaves for good.
@@ -35,6 +37,8 @@ pub struct Config {
     pub slots: usize,
     pub lanes: usize,
     pub hands: usize,
+    /// Messages travel in the slots, beside cells that are only tokens.
+    pub inline: bool,
     /// How many, and which processes.
     pub kills: (u8, &'static [usize]),
     /// Who receives recovers dead lanes before it says that there is no message.
@@ -47,6 +51,8 @@ pub struct Config {
     pub jumps: bool,
     /// Laps are counted modulo this.
     pub laps: u16,
+    /// The one to begin with.
+    pub first_lap: u16,
     /// One state in so many is checked thoroughly.
     pub thinning: u64,
     pub limit: usize,
@@ -77,6 +83,9 @@ pub enum Shown {
     Slept,
     WokeOne,
     TimedOut,
+    SaidFinished,
+    SawAnotherInFlight,
+    StaleOrphanRefused,
 }
 
 macro_rules! bugs {
@@ -96,11 +105,7 @@ bugs! {
     TakerWithoutIntent "takes an orphan without an intent"
         is "a hand does not say what it has" in "all lanes have orphans"
     IntentAfter "stores the intent after the exchange"
-        is "a message is there that nobody sent" in "sleep: one sends, one receives"
-    IntentFirst "stores the intent, then what it is about"
-        is "does not finish, though everybody else is stopped" in "all lanes have orphans, two hands"
-    CellByKind "the cell of an intent has another place for orphans than for slots"
-        is "does not finish, though everybody else is stopped" in "all three send and receive, two killed"
+        is "a hand does not say what it has" in "sleep: one sends, one receives"
     SingleReading "reads the other lanes once"
         is "both cells are found elsewhere" in "all three send and receive, two killed"
     LeavesUnsettledOut "who finds neither cell, with the unsettled lanes left out, says that it did not come off"
@@ -164,7 +169,7 @@ bugs! {
     LooksAtSomeLanes "lowers orphans though it looked at some lanes only"
         is "overlooks an orphan" in "leaked, dropped, inherited"
     TakesByStore "takes an orphan by a store"
-        is "a wrong verdict on a dead lane" in "all lanes have orphans, two hands"
+        is "says wrongly how often it was received" in "all lanes have orphans, two hands"
     NoLastResort "never takes a lane that has orphans"
         is "a message can not be received" in "a new handle in a lane that takers know"
     ClosedWhilePending "says Closed while somebody recovers a lane"
@@ -189,6 +194,34 @@ bugs! {
         is "sleeps though it is closed" in "sleep: two receive, closed"
     CloseWakesOne "who closes wakes one"
         is "sleeps though it is closed" in "sleep: two receive, closed"
+    CopyLeftInFlight "who receives by copying returns without a word of its hand"
+        is "a consumed message is there still" in "one sends, one copies, both killed"
+    ValueStoredLate "stores what it receives after the exchange"
+        is "a message has another's value" in "inline: one sends, one copies, both killed"
+    SendsValueFirst "sends by storing the value, then exchanging the word alone"
+        is "a message has another's value" in "inline: two send, one receives"
+    SendsValueLast "sends by exchanging the word alone, then storing the value"
+        is "a message has another's value" in "inline: two send, one receives"
+    ValueBeforeWord "receives a value loaded before the word"
+        is "receives another's value" in "inline: two receive what a third one sends"
+    ValueReread "receives the value as it is after the exchange"
+        is "receives another's value" in "inline: one sends, one copies, both killed"
+    OrphanValueLate "loads and stores an orphan's value after the exchange"
+        is "a message has another's value" in "inline: an orphan is taken, its taker killed"
+    OrphanValueRead "loads an orphan's value after the exchange, though it has stored it before"
+        is "receives another's value" in "inline: a cell is orphaned twice in the same hand"
+    OrphanValueFirst "loads an orphan's value before the word"
+        is "receives another's value" in "inline: a cell is orphaned twice in the same hand"
+    OrphanUnnumbered "orphans have no number"
+        is "receives another's value" in "inline: a cell is orphaned twice in the same hand"
+    InFlightIsSpare "says Finished while somebody is receiving"
+        is "says Finished, and all the time there was a message" in "finished: one copies, one holds, killed"
+    DoubtIsMessage "does not say Finished while there is an intent to receive, even if nothing came of it"
+        is "does not say Finished, though it is" in "finished: an orphan goes round"
+    LooksAtHandsOnce "looks at the hands once before it says Finished"
+        is "says Finished, and all the time there was a message" in "finished: an orphan goes round"
+    RaisedLate "an orphan is there before orphans is raised"
+        is "says Finished, and all the time there was a message" in "finished: an orphan goes from hand to hand"
     SendSilent "who sends does not notify"
         is "sleeps though there is a message" in "sleep: two receive, one of three killed"
     ReceiveSilent "who receives does not notify"
@@ -198,6 +231,8 @@ bugs! {
     ;
     IntentKept "does not clear an intent of which nothing came"
     NotPassedOn "who was woken for a message and took an orphan does not wake another"
+    ValueAfterIntent "stores what it receives after the intent"
+    OldValueFirst "sends with the old value loaded before the word"
     NoLastLook "whose deadline has passed does not look again"
 }
 
@@ -230,6 +265,7 @@ impl Machine<'_> {
             departures: 0,
             seq: [0; 2],
             payload: [0; CELLS],
+            times: [0; CELLS],
             truth: [0; LANES * HANDS],
             sent: 0,
             consumed: 0,
@@ -239,7 +275,8 @@ impl Machine<'_> {
             known: 0,
         };
         for i in 0..c.slots {
-            s.words[SLOT + i] = i as u16;
+            let slot = Slot { lap: c.first_lap, full: false, closed: false, cell: i as u16 };
+            s.words[SLOT + i] = slot.bits();
         }
         for k in 0..c.lanes {
             for j in 0..c.hands {
@@ -251,6 +288,7 @@ impl Machine<'_> {
         for (p, program) in c.programs.iter().enumerate() {
             s.processes[p].life = Life::Alive;
             s.processes[p].lane = NO_LANE;
+            s.processes[p].positions = [self.ever(0); 2];
             if !matches!(program[0], Attach | Recover) {
                 s.processes[p].lane = p as u8;
                 s.words[CLAIM + p] = live(p);
@@ -270,7 +308,7 @@ impl Machine<'_> {
                 Attach => it.lane == NO_LANE,
                 Recover | Leave => true,
                 _ if it.lane == NO_LANE => false,
-                Detach | Close => true,
+                Detach | Close | Finished => true,
                 Send(j) | WaitSend(j) => kind(j) == Kind::Spare,
                 Recv(j) | Copy(j) | WaitRecv(j) | WaitCopy(j) => kind(j) != Kind::Message,
                 Release(j) => kind(j) == Kind::Message,
@@ -337,6 +375,7 @@ impl Machine<'_> {
         if !it.begun {
             it.begun = true;
             (it.began_closed, it.overlooked, it.undecided) = (closed, known, undecided);
+            it.was_finished = false;
         }
     }
 
@@ -357,6 +396,8 @@ impl Machine<'_> {
             Stage::Orphans => self.orphans(cx, op),
             Stage::Sleep => self.sleep(cx, op),
             Stage::LastResort => self.attach(cx, true),
+            Stage::AreSpare(again, k, raised) => self.are_spare(cx, again, usize::from(k), raised),
+            Stage::IsEmptyStill(raised) => self.is_empty_still(cx, raised),
             Stage::Main => match op {
                 Attach => self.attach(cx, false),
                 Detach => self.detach(cx),
@@ -364,6 +405,7 @@ impl Machine<'_> {
                 Recv(j) | Copy(j) | WaitRecv(j) | WaitCopy(j) => self.receive(cx, op, j),
                 Release(j) => self.release(cx, j),
                 Close => self.close(cx),
+                Finished => self.finished(cx),
                 Leave => self.leave(cx),
                 Recover => unreachable!(),
             },
@@ -442,13 +484,15 @@ impl Machine<'_> {
     fn wrong_when_recovered(&self, s: &State) -> Option<&'static str> {
         let c = self.config;
         let (mut there, mut twice, mut in_flight, mut orphans) = (0u64, 0u64, 0u64, false);
-        let mut count = |cell: u16| {
+        let mut mixed = false;
+        let mut count = |cell: u16, value: usize| {
             let id = s.payload[usize::from(cell)];
+            mixed |= c.inline && s.words[value] != value_of(id);
             twice |= there & 1 << id;
             there |= 1 << id;
         };
         for i in (0..c.slots).filter(|&i| s.slot(i).full) {
-            count(s.slot(i).cell);
+            count(s.slot(i).cell, SLOT_VALUE + i);
         }
         for k in 0..c.lanes {
             let is_free = s.words[CLAIM + k] == FREE;
@@ -464,7 +508,7 @@ impl Machine<'_> {
                     in_flight |= 1 << s.payload[usize::from(truth)];
                 } else if hand.kind == Kind::Orphan || hand.kind == Kind::Message && !is_free {
                     orphans |= hand.kind == Kind::Orphan && is_free;
-                    count(hand.cell);
+                    count(hand.cell, VALUE + k * HANDS + j);
                 }
             }
         }
@@ -479,6 +523,9 @@ impl Machine<'_> {
         }
         if there & !s.sent != 0 {
             return Some("a message is there that nobody sent");
+        }
+        if mixed {
+            return Some("a message has another's value");
         }
         if orphans && s.words[ORPHANS] & 1 == 0 {
             return Some("an orphan that nobody will look for");
@@ -523,12 +570,18 @@ impl Machine<'_> {
         let mut text = String::from("|");
         for i in 0..c.slots {
             text += &format!(" {}", show_word(SLOT, s.words[SLOT + i]));
+            if c.inline {
+                text += &format!("={}", s.words[SLOT_VALUE + i]);
+            }
         }
         for k in 0..c.lanes {
             text += &format!(" | {}", show_word(CLAIM, s.words[CLAIM + k]));
             for j in 0..c.hands {
                 let truth = u16::from(s.truth[k * HANDS + j]);
                 text += &format!(" {}", show_word(HAND, s.words[HAND + k * HANDS + j]));
+                if c.inline {
+                    text += &format!("={}", s.words[VALUE + k * HANDS + j]);
+                }
                 if s.hand(k, j).cell != truth {
                     text += &format!("({truth})");
                 }
@@ -546,10 +599,11 @@ impl Machine<'_> {
 
 pub fn address(word: usize) -> String {
     match word {
+        VALUE.. => format!("value {}.{}", (word - VALUE) / HANDS, (word - VALUE) % HANDS),
+        SLOT_VALUE.. => format!("value of slot {}", word - SLOT_VALUE),
         ORPHANS.. => "orphans".into(),
         HAND.. => format!("hand {}.{}", (word - HAND) / HANDS, (word - HAND) % HANDS),
         INTENT.. => format!("intent {}", word - INTENT),
-        AT.. => format!("at {}", word - AT),
         CLAIM.. => format!("claim {}", word - CLAIM),
         _ => format!("slot {word}"),
     }
@@ -560,15 +614,18 @@ pub fn show_word(word: usize, value: u16) -> String {
         ORPHANS.. => format!("{value}"),
         HAND.. => {
             let hand = Hand::of(value);
-            format!("{:?} {} x{}", hand.kind, hand.cell, hand.deliveries)
+            let number = if hand.kind == Kind::Orphan { format!(" #{}", hand.number) } else { String::new() };
+            format!("{:?} {} x{}{number}", hand.kind, hand.cell, hand.deliveries)
         }
-        INTENT.. if value == 0 => "none".into(),
-        AT..INTENT => format!("{:?}", At::of(value)),
-        CLAIM..AT if value == FREE => "FREE".into(),
-        CLAIM..AT if value >> 8 == 1 => format!("LIVE({})", holder(value)),
-        CLAIM..AT => format!("RECOVERING({})", holder(value)),
+        INTENT.. => match Intent::of(value) {
+            None => "none".into(),
+            Some(it) => format!("{}, hand {}, for {}", address(it.place()), it.hand, it.cell),
+        },
+        CLAIM.. if value == FREE => "FREE".into(),
+        CLAIM.. if value >> 8 == 1 => format!("LIVE({})", holder(value)),
+        CLAIM.. => format!("RECOVERING({})", holder(value)),
         _ => {
-            let w = Slot::of(value & if word >= INTENT { !VALID } else { !0 });
+            let w = Slot::of(value);
             let closed = if w.closed { " closed" } else { "" };
             format!("{}{} {}{closed}", if w.full { "F" } else { "E" }, w.lap, w.cell)
         }

@@ -12,6 +12,15 @@ pub const NOT_EMPTY: usize = 0;
 pub const NOT_FULL: usize = 1;
 const ALL: usize = usize::MAX;
 
+/// What becomes of the value, if the ring is inline.
+#[derive(Clone, Copy)]
+enum Value {
+    /// Sent, where this other one is.
+    Sent(u16, u16),
+    /// Received, and loaded before.
+    Taken(u16),
+}
+
 /// How a slot's word compares with what is needed at a position.
 #[derive(PartialEq, Eq)]
 enum Found {
@@ -57,6 +66,21 @@ impl Machine<'_> {
         .map(|done| done == 1)
     }
 
+    /// A slot's word and its value at once.
+    fn cas_both(&self, cx: &mut Cx, index: usize, from: [u16; 2], to: [u16; 2]) -> Run<bool> {
+        let (word, value) = (SLOT + index, SLOT_VALUE + index);
+        cx.access(|cx| {
+            let done = [cx.s.words[word], cx.s.words[value]] == from;
+            if done {
+                [cx.s.words[word], cx.s.words[value]] = to;
+            }
+            let how = if done { "exchanged for" } else { "could not be exchanged for" };
+            cx.say(|| format!("{} {how} {} with {}", address(word), show_word(word, to[0]), to[1]));
+            Ok(u16::from(done))
+        })
+        .map(|done| done == 1)
+    }
+
     pub fn lane(&self, cx: &Cx) -> usize {
         usize::from(cx.s.processes[cx.me].lane)
     }
@@ -71,6 +95,12 @@ impl Machine<'_> {
 
     fn join(&self, lap: u16, index: usize) -> u8 {
         (usize::from(lap % self.config.laps) * self.config.slots + index) as u8
+    }
+
+    /// The position that was the first one when so many had been exchanged there.
+    pub fn ever(&self, moved: usize) -> u8 {
+        let n = self.config.slots;
+        self.join(self.config.first_lap + (moved / n) as u16, moved % n)
     }
 
     fn after(&self, position: u8) -> u8 {
@@ -110,7 +140,7 @@ impl Machine<'_> {
                 let lap = if same_lap { w.lap } else { w.lap + self.config.laps - 1 };
                 self.after(self.join(lap, index))
             }
-            hint => self.join(((hint - 2) / self.config.slots) as u16, (hint - 2) % self.config.slots),
+            hint => self.ever(hint - 2),
         };
         let to = if self.is_after(to, next) {
             cx.saw(Shown::Jumped);
@@ -136,31 +166,55 @@ impl Machine<'_> {
     // Exchanges
 
     /// The step by which a cell changes hands, announced so that it can be recovered.
-    fn exchange(&self, cx: &mut Cx, at: At, expected: u16, new: u16) -> Run<bool> {
+    fn exchange(&self, cx: &mut Cx, at: Intent, expected: u16, new: u16, value: Value) -> Run<bool> {
         let lane = self.lane(cx);
-        let intent = VALID
-            | match (at.orphan, self.has(Bug::CellByKind)) {
-                (false, _) => expected,
-                (true, false) => Hand::of(expected).deliveries << 5 | 1 << 4 | expected & 15,
-                (true, true) => ((expected & 15) ^ 15) << 8 | Hand::of(expected).deliveries,
-            };
+        let own = VALUE + lane * HANDS + at.hand;
+        let stored = match value {
+            Value::Taken(value) if self.config.inline => Some(value),
+            _ => None,
+        };
+        let stored_late = self.has(Bug::ValueStoredLate) || self.has(Bug::OrphanValueLate) && at.orphan;
+        if let Some(value) = stored.filter(|_| !stored_late && !self.has(Bug::ValueAfterIntent)) {
+            self.store(cx, own, value)?;
+        }
         let silent = self.has(Bug::NoIntent) || self.has(Bug::TakerWithoutIntent) && at.orphan;
         let late = self.has(Bug::IntentAfter);
-        if !silent && self.has(Bug::IntentFirst) {
-            self.store(cx, INTENT + lane, intent)?;
-            self.store(cx, AT + lane, at.bits())?;
-        } else if !silent && !late {
-            self.store(cx, AT + lane, at.bits())?;
-            self.store(cx, INTENT + lane, intent)?;
+        if !silent && !late {
+            self.store(cx, INTENT + lane, at.bits())?;
         }
-        let won = if at.orphan && self.has(Bug::TakesByStore) {
-            self.store(cx, at.place(), new).map(|()| true)?
-        } else {
-            self.cas(cx, at.place(), expected, new)?
+        if let Some(value) = stored.filter(|_| self.has(Bug::ValueAfterIntent)) {
+            self.store(cx, own, value)?;
+        }
+        let won = match value {
+            Value::Sent(_, value) if self.has(Bug::SendsValueFirst) => {
+                self.store(cx, SLOT_VALUE + at.index, value)?;
+                self.cas(cx, at.place(), expected, new)?
+            }
+            Value::Sent(old, value) if self.config.inline && !self.has(Bug::SendsValueLast) => {
+                self.cas_both(cx, at.index, [expected, old], [new, value])?
+            }
+            _ if at.orphan && self.has(Bug::TakesByStore) => {
+                self.store(cx, at.place(), new).map(|()| true)?
+            }
+            _ => self.cas(cx, at.place(), expected, new)?,
         };
+        if at.orphan && !won {
+            let there = Hand::of(cx.s.words[at.place()]);
+            if there == (Hand { number: there.number, ..Hand::of(expected) }) {
+                cx.saw(Shown::StaleOrphanRefused);
+            }
+        }
         if won {
             cx.note(|cx| {
                 cx.s.truth[lane * HANDS + at.hand] = (expected & 15) as u8;
+                match value {
+                    Value::Taken(_) => cx.s.times[usize::from(expected & 15)] += 1,
+                    Value::Sent(_, value) => {
+                        cx.check(!cx.s.processes[cx.me].began_closed, "sends after it was closed");
+                        cx.s.sent |= 1 << (value - 1);
+                        cx.s.moved[TAIL] += 1;
+                    }
+                }
                 if at.orphan {
                     cx.s.truth[at.index] = (new & 15) as u8;
                     cx.s.known &= !(1 << at.index);
@@ -169,9 +223,14 @@ impl Machine<'_> {
                     }
                 }
             });
+            if let (Value::Sent(_, value), true) = (value, self.has(Bug::SendsValueLast)) {
+                self.store(cx, SLOT_VALUE + at.index, value)?;
+            }
+            if let (Some(value), true) = (stored, self.has(Bug::ValueStoredLate)) {
+                self.store(cx, own, value)?;
+            }
             if late {
-                self.store(cx, AT + lane, at.bits())?;
-                self.store(cx, INTENT + lane, intent)?;
+                self.store(cx, INTENT + lane, at.bits())?;
             }
         } else if !silent && !late && !self.has(Bug::IntentKept) {
             self.store(cx, INTENT + lane, 0)?;
@@ -186,6 +245,8 @@ impl Machine<'_> {
         if self.has(Bug::NotifiesFirst) {
             self.notify(cx, NOT_EMPTY, 1)?;
         }
+        let old_first = self.config.inline && self.has(Bug::OldValueFirst);
+        let mut old = if old_first { self.load(cx, SLOT_VALUE + index)? } else { 0 };
         let w = Slot::of(self.load(cx, SLOT + index)?);
         // Before anything: the message is written.
         let cell = cx.s.hand(lane, j).cell;
@@ -195,6 +256,7 @@ impl Machine<'_> {
                 "writes into a cell that is not its own",
             );
             cx.s.payload[usize::from(cell)] = id;
+            cx.s.times[usize::from(cell)] = 0;
         });
         match self.compare(w, lap, false) {
             Found::Passed => return self.catch_up(cx, TAIL, w, index),
@@ -210,18 +272,18 @@ impl Machine<'_> {
             }
             Found::Here => {}
         }
+        if self.config.inline && !old_first {
+            old = self.load(cx, SLOT_VALUE + index)?;
+        }
         let new = Slot { full: true, cell, ..w };
-        if !self.exchange(cx, At { orphan: false, hand: j, index }, w.bits(), new.bits())? {
+        let value = Value::Sent(old, value_of(id));
+        let at = Intent { orphan: false, message: false, hand: j, deliveries: 0, index, cell: w.cell };
+        if !self.exchange(cx, at, w.bits(), new.bits(), value)? {
             if self.has(Bug::SkipsOnFailure) {
                 self.pass(cx, TAIL);
             }
             return cx.again();
         }
-        cx.note(|cx| {
-            cx.check(!cx.s.processes[cx.me].began_closed, "sends after it was closed");
-            cx.s.sent |= 1 << id;
-            cx.s.moved[TAIL] += 1;
-        });
         self.store(cx, HAND + lane * HANDS + j, Hand::spare(w.cell).bits())?;
         if !self.has(Bug::SendSilent) && !self.has(Bug::NotifiesFirst) {
             self.notify(cx, NOT_EMPTY, 1)?;
@@ -233,6 +295,8 @@ impl Machine<'_> {
     pub fn receive(&self, cx: &mut Cx, op: Op, j: usize) -> Run<()> {
         let lane = self.lane(cx);
         let (lap, index) = self.split(cx.s.processes[cx.me].positions[HEAD]);
+        let value_first = self.has(Bug::ValueBeforeWord);
+        let mut value = if value_first { self.load(cx, SLOT_VALUE + index)? } else { 0 };
         let w = Slot::of(self.load(cx, SLOT + index)?);
         match self.compare(w, lap, true) {
             Found::Passed => return self.catch_up(cx, HEAD, w, index),
@@ -246,10 +310,14 @@ impl Machine<'_> {
         {
             return self.nothing(cx, op, w.closed);
         }
+        if self.config.inline && !value_first {
+            value = self.load(cx, SLOT_VALUE + index)?;
+        }
         let cell = cx.s.hand(lane, j).cell;
         let closed = w.closed && !self.has(Bug::ClosedDropped);
         let new = Slot { lap: (lap + 1) % self.config.laps, full: false, closed, cell };
-        if !self.exchange(cx, At { orphan: false, hand: j, index }, w.bits(), new.bits())? {
+        let at = Intent { orphan: false, message: true, hand: j, deliveries: 0, index, cell: w.cell };
+        if !self.exchange(cx, at, w.bits(), new.bits(), Value::Taken(value))? {
             if self.has(Bug::SkipsOnFailure) {
                 self.pass(cx, HEAD);
             }
@@ -262,7 +330,10 @@ impl Machine<'_> {
             cx.check(cx.s.last[producer] < number, "is received out of order");
             cx.s.last[producer] = number;
         });
-        self.hold(cx, op, j, Hand::message(w.cell, 1))?;
+        if self.has(Bug::ValueReread) {
+            value = self.load(cx, SLOT_VALUE + index)?;
+        }
+        self.hold(cx, op, j, Hand::message(w.cell, 1), value, false)?;
         if !self.has(Bug::ReceiveSilent) {
             self.notify(cx, NOT_FULL, 1)?;
         }
@@ -290,18 +361,24 @@ impl Machine<'_> {
         self.sleep_or_end(cx, op)
     }
 
-    /// The message is in my hand: copied and given up, or kept.
-    fn hold(&self, cx: &mut Cx, op: Op, j: usize, hand: Hand) -> Run<()> {
+    /// The message is mine: copied and given up, by one store, or kept, for which the hand has to say so.
+    fn hold(&self, cx: &mut Cx, op: Op, j: usize, hand: Hand, value: u16, in_place: bool) -> Run<()> {
         let word = HAND + self.lane(cx) * HANDS + j;
         cx.note(|cx| {
             let id = cx.s.payload[usize::from(hand.cell)];
             cx.check(cx.s.sent >> id & 1 == 1, "receives what nobody sent");
             cx.check(cx.s.consumed >> id & 1 == 0, "receives what was consumed");
+            let times = cx.s.times[usize::from(hand.cell)];
+            cx.check(hand.deliveries == u16::from(times).min(3), "says wrongly how often it was received");
+            cx.check(!self.config.inline || value == value_of(id), "receives another's value");
         });
-        self.store(cx, word, hand.bits())?;
         if matches!(op, Copy(_) | WaitCopy(_)) {
-            self.store(cx, word, Hand::spare(hand.cell).bits())?;
+            if !self.has(Bug::CopyLeftInFlight) {
+                self.store(cx, word, Hand::spare(hand.cell).bits())?;
+            }
             cx.note(|cx| self.consume(cx, hand.cell));
+        } else if !in_place {
+            self.store(cx, word, hand.bits())?;
         }
         Ok(())
     }
@@ -310,12 +387,16 @@ impl Machine<'_> {
         let id = cx.s.payload[usize::from(cell)];
         cx.check(cx.s.consumed >> id & 1 == 0, "consumes what was consumed");
         cx.s.consumed |= 1 << id;
+        cx.s.times[usize::from(cell)] = 0;
     }
 
     pub fn release(&self, cx: &mut Cx, j: usize) -> Run<()> {
         let lane = self.lane(cx);
         let cell = cx.s.hand(lane, j).cell;
+        let value = cx.s.words[VALUE + lane * HANDS + j];
+        let id = cx.s.payload[usize::from(cell)];
         self.store(cx, HAND + lane * HANDS + j, Hand::spare(cell).bits())?;
+        cx.check(!self.config.inline || value == value_of(id), "a message has another's value");
         self.consume(cx, cell);
         Ok(())
     }
@@ -335,19 +416,34 @@ impl Machine<'_> {
                     continue;
                 }
                 for h in (0..self.config.hands).filter(|&h| other != own || h != j) {
+                    let theirs = VALUE + other * HANDS + h;
+                    let value_first = self.config.inline && self.has(Bug::OrphanValueFirst);
+                    let mut value = if value_first { self.load(cx, theirs)? } else { 0 };
                     let seen = Hand::of(self.load(cx, HAND + other * HANDS + h)?);
                     if seen.kind != Kind::Orphan {
                         continue;
                     }
-                    let at = At { orphan: true, hand: j, index: other * HANDS + h };
-                    if self.exchange(cx, at, seen.bits(), Hand::spare(mine.cell).bits())? {
+                    if self.config.inline && !value_first && !self.has(Bug::OrphanValueLate) {
+                        value = self.load(cx, theirs)?;
+                    }
+                    let (index, Hand { deliveries, cell, .. }) = (other * HANDS + h, seen);
+                    let at = Intent { orphan: true, message: true, hand: j, deliveries, index, cell };
+                    let spare = Hand::spare(mine.cell).bits();
+                    if self.exchange(cx, at, seen.bits(), spare, Value::Taken(value))? {
                         cx.note(|cx| {
                             cx.saw(Shown::OrphanTaken);
                             if cx.s.words[CLAIM + other] >> 9 == 1 {
                                 cx.saw(Shown::OrphanTakenFromRecovering);
                             }
                         });
-                        self.hold(cx, op, j, Hand::message(seen.cell, seen.deliveries + 1))?;
+                        if self.has(Bug::OrphanValueLate) || self.has(Bug::OrphanValueRead) {
+                            value = self.load(cx, theirs)?;
+                        }
+                        if self.has(Bug::OrphanValueLate) {
+                            self.store(cx, VALUE + own * HANDS + j, value)?;
+                        }
+                        let message = Hand::message(seen.cell, seen.deliveries + 1);
+                        self.hold(cx, op, j, message, value, false)?;
                         return self.pass_on(cx);
                     }
                 }
@@ -374,12 +470,14 @@ impl Machine<'_> {
         }
         cx.note(|cx| {
             cx.saw(Shown::OrphanTakenInPlace);
+            cx.s.times[usize::from(mine.cell)] += 1;
             cx.s.known &= !(1 << index);
             for it in &mut cx.s.processes {
                 it.overlooked &= !(1 << index);
             }
         });
-        self.hold(cx, op, j, message)?;
+        let value = cx.private(|s| s.words[VALUE + index]);
+        self.hold(cx, op, j, message, value, true)?;
         self.pass_on(cx)
     }
 
@@ -412,6 +510,30 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Whether there was a moment at which all messages had been received and given up.
+    pub fn finished(&self, cx: &mut Cx) -> Run<()> {
+        let (lap, index) = self.split(cx.s.processes[cx.me].positions[HEAD]);
+        let raised = self.load(cx, ORPHANS)?;
+        let w = Slot::of(self.load(cx, SLOT + index)?);
+        match self.compare(w, lap, true) {
+            Found::Passed => self.catch_up(cx, HEAD, w, index),
+            Found::Damaged => self.damaged(cx),
+            Found::Before => cx.goto(Stage::AreSpare(false, 0, raised)),
+            Found::Here => Ok(()),
+        }
+    }
+
+    pub fn is_empty_still(&self, cx: &mut Cx, raised: u16) -> Run<()> {
+        let (lap, index) = self.split(cx.s.processes[cx.me].positions[HEAD]);
+        let w = Slot::of(self.load(cx, SLOT + index)?);
+        if self.compare(w, lap, true) == Found::Before && self.load(cx, ORPHANS)? >> 1 == raised >> 1 {
+            cx.saw(Shown::SaidFinished);
+            let was = cx.s.processes[cx.me].was_finished;
+            cx.check(was, "says Finished, and all the time there was a message");
+        }
+        Ok(())
+    }
+
     // ---------------------------------------------------------------------------------------------------
     // Lanes
 
@@ -438,12 +560,11 @@ impl Machine<'_> {
             }
             let it = &mut cx.s.processes[cx.me];
             it.lane = k as u8;
-            it.positions = [0; 2]; // the oldest hint
+            it.positions = [self.ever(0); 2]; // the oldest hint
             if cx.me == JANITOR {
                 for side in [TAIL, HEAD] {
-                    let n = self.config.slots;
                     let moved = usize::from(cx.s.moved[side]);
-                    cx.s.processes[cx.me].positions[side] = self.join((moved / n) as u16, moved % n);
+                    cx.s.processes[cx.me].positions[side] = self.ever(moved);
                 }
             }
             if self.has(Bug::KeepsOrphansForItself) {

@@ -8,8 +8,23 @@ use crate::state::*;
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 struct Record {
     hands: [u16; HANDS],
-    at: u16,
     intent: u16,
+}
+
+impl Record {
+    fn intent(&self) -> Option<Intent> {
+        Intent::of(self.intent)
+    }
+
+    /// The hand that is exchanged, if any is.
+    fn hand(&self) -> Option<usize> {
+        self.intent().map(|it| it.hand)
+    }
+
+    /// The cell in it, and the one that it is to be exchanged for.
+    fn cells(&self) -> Option<(u16, u16)> {
+        self.intent().map(|it| (self.hands[it.hand] & 15, it.cell))
+    }
 }
 
 impl Machine<'_> {
@@ -61,30 +76,21 @@ impl Machine<'_> {
     fn record(&self, s: &State, lane: usize) -> Record {
         let mut hands = [0; HANDS];
         hands.copy_from_slice(&s.words[HAND + lane * HANDS..][..HANDS]);
-        Record { hands, at: s.words[AT + lane], intent: s.words[INTENT + lane] }
-    }
-
-    /// The cell in the hand in doubt, and the one it is to be exchanged for.
-    fn cells(&self, record: &Record) -> (u16, u16) {
-        let at = At::of(record.at);
-        let elsewhere = self.has(Bug::CellByKind) && at.orphan;
-        let wanted = if elsewhere { record.intent >> 8 ^ 15 } else { record.intent };
-        (record.hands[at.hand] & 15, wanted & 15)
+        Record { hands, intent: s.words[INTENT + lane] }
     }
 
     fn is_settled(&self, record: &Record) -> bool {
-        let (mine, wanted) = self.cells(record);
+        let Some((mine, wanted)) = record.cells() else { return true };
         if self.has(Bug::SettledByOneHand) {
-            return record.intent & VALID == 0 || mine == wanted;
+            return mine == wanted;
         }
-        record.intent & VALID == 0 || record.hands[..self.config.hands].iter().any(|hand| hand & 15 == wanted)
+        record.hands[..self.config.hands].iter().any(|hand| hand & 15 == wanted)
     }
 
     /// Whether the exchange of the dead lane came off.
     pub fn decide(&self, cx: &mut Cx, dead: usize) -> Run<()> {
         let record = self.record(&cx.s, dead);
-        let (mine, wanted) = self.cells(&record);
-        let at = At::of(record.at);
+        let (Some(at), Some((mine, wanted))) = (record.intent(), record.cells()) else { unreachable!() };
         let place = self.load(cx, at.place())? & 15;
         let came_off = if self.has(Bug::AlwaysHappened) {
             Some(true)
@@ -97,7 +103,7 @@ impl Machine<'_> {
             cx.note(|cx| cx.saw(Shown::PlaceExchanged));
             Some(true)
         } else {
-            self.search(cx, dead, mine, wanted)?
+            self.search(cx, dead, &record)?
         };
         let Some(came_off) = came_off else {
             // Others have made progress meanwhile.
@@ -109,12 +115,11 @@ impl Machine<'_> {
         };
         let truly = u16::from(cx.s.truth[dead * HANDS + at.hand]) != mine;
         cx.check(came_off == truly, "a wrong verdict on a dead lane");
-        let sent = !at.orphan && record.intent >> 4 & 1 == 0;
-        let deliveries = if at.orphan { (record.intent >> 5 & 3) + 1 } else { 1 };
+        let sent = !at.message;
         let hand = if sent != self.has(Bug::SentMessageKept) || !sent && self.has(Bug::ReceivedIsSpare) {
             Hand::spare(wanted)
         } else {
-            Hand::message(wanted, deliveries)
+            Hand::message(wanted, at.deliveries + 1)
         };
         if at.orphan && came_off {
             cx.saw(Shown::TakerRecovered);
@@ -134,16 +139,16 @@ impl Machine<'_> {
     }
 
     /// One of the two cells is found elsewhere: `Some(true)` if that is `mine`.
-    fn search(&self, cx: &mut Cx, dead: usize, mine: u16, wanted: u16) -> Run<Option<bool>> {
+    fn search(&self, cx: &mut Cx, dead: usize, doubt: &Record) -> Run<Option<bool>> {
         let c = self.config;
-        let own = self.lane(cx);
+        let Some((mine, wanted)) = doubt.cells() else { unreachable!() };
+        // The dead one's record stands still. One who lives is read as all others are, and goes on meanwhile.
+        let lives = self.op(cx.me, cx.s.processes[cx.me].operation) == Some(Op::Finished);
         let mut found = 0u16;
         let mut readings = [[Record::default(); LANES]; 2];
         for round in 0..2 {
-            for lane in (0..c.lanes).filter(|&lane| lane != dead) {
-                readings[round][lane] = if lane == own {
-                    self.record(&cx.s, lane)
-                } else if round == 1 && self.has(Bug::SingleReading) {
+            for lane in (0..c.lanes).filter(|&lane| lane != dead || lives) {
+                readings[round][lane] = if round == 1 && self.has(Bug::SingleReading) {
                     readings[0][lane]
                 } else {
                     self.read(cx, lane)?
@@ -153,23 +158,23 @@ impl Machine<'_> {
                 found |= 1 << (self.load(cx, SLOT + i)? & 15);
             }
         }
-        for j in (0..c.hands).filter(|&j| j != At::of(cx.s.words[AT + dead]).hand) {
-            found |= u16::from(!self.has(Bug::OwnHandsLeftOut)) << cx.s.hand(dead, j).cell;
+        for j in (0..c.hands).filter(|&j| Some(j) != doubt.hand() && !lives) {
+            found |= u16::from(!self.has(Bug::OwnHandsLeftOut)) << (doubt.hands[j] & 15);
         }
         let mut doubtful = Vec::new();
-        for lane in (0..c.lanes).filter(|&lane| lane != dead) {
+        for lane in (0..c.lanes).filter(|&lane| lane != dead || lives) {
             let record = readings[0][lane];
             if record != readings[1][lane] {
                 continue;
             }
             let settled = self.is_settled(&record) || self.has(Bug::HandAsRead);
             for j in 0..c.hands {
-                if settled || j != At::of(record.at).hand && !self.has(Bug::SettledByOneHand) {
+                if settled || Some(j) != record.hand() && !self.has(Bug::SettledByOneHand) {
                     found |= 1 << (record.hands[j] & 15);
                 }
             }
-            if !settled {
-                doubtful.push(self.cells(&record));
+            if !settled && lane != dead {
+                doubtful.extend(record.cells());
             }
         }
         let has = |found: u16, cell: u16| found >> cell & 1 == 1;
@@ -189,7 +194,7 @@ impl Machine<'_> {
                 break;
             }
         }
-        cx.check(!(has(found, mine) && has(found, wanted)), "both cells are found elsewhere");
+        cx.check(lives || !(has(found, mine) && has(found, wanted)), "both cells are found elsewhere");
         if has(found, mine) == has(found, wanted) {
             return Ok(None);
         }
@@ -202,9 +207,42 @@ impl Machine<'_> {
         for j in 0..self.config.hands {
             record.hands[j] = self.load(cx, HAND + lane * HANDS + j)?;
         }
-        record.at = self.load(cx, AT + lane)?;
         record.intent = self.load(cx, INTENT + lane)?;
         Ok(record)
+    }
+
+    /// One lane, after the other, twice: no hand has a message, and none is just getting one.
+    pub fn are_spare(&self, cx: &mut Cx, again: bool, lane: usize, raised: u16) -> Run<()> {
+        // Before the hands, and after them.
+        let intent = self.load(cx, INTENT + lane)?;
+        let record = self.read(cx, lane)?;
+        if record.intent != intent {
+            return Ok(()); // in truth it looks at this lane once more
+        }
+        if record.hands[..self.config.hands].iter().any(|&hand| Hand::of(hand).kind != Kind::Spare) {
+            return Ok(());
+        }
+        // What it sends it does not get.
+        let gets = record.intent().filter(|it| it.message && !self.is_settled(&record));
+        if let Some(it) = gets.filter(|_| !self.has(Bug::InFlightIsSpare)) {
+            let place = self.load(cx, it.place())? & 15;
+            let came_off = if place == it.cell {
+                Some(false)
+            } else if place == record.hands[it.hand] & 15 {
+                Some(true)
+            } else {
+                self.search(cx, lane, &record)?
+            };
+            if came_off != Some(false) || self.has(Bug::DoubtIsMessage) {
+                cx.saw(Shown::SawAnotherInFlight);
+                return Ok(());
+            }
+        }
+        cx.goto(match (lane + 1 < self.config.lanes, again || self.has(Bug::LooksAtHandsOnce)) {
+            (true, _) => Stage::AreSpare(again, lane as u8 + 1, raised),
+            (false, false) => Stage::AreSpare(true, 0, raised),
+            (false, true) => Stage::IsEmptyStill(raised),
+        })
     }
 
     pub fn write(&self, cx: &mut Cx, dead: usize, hand: Option<(u8, u16)>) -> Run<()> {
@@ -260,17 +298,17 @@ impl Machine<'_> {
             let hand = Hand::of(cx.private(|s| s.hand(lane, j).bits()));
             if hand.kind == Kind::Message {
                 // From here on it can be taken; who has just looked at the other hands must know.
-                if !self.has(Bug::NoBump) {
-                    self.bump(cx, lane)?;
-                }
-                self.store(cx, HAND + lane * HANDS + j, Hand { kind: Kind::Orphan, ..hand }.bits())?;
+                let late = self.has(Bug::NoBump) || self.has(Bug::RaisedLate);
+                let raised = if late { 0 } else { self.bump(cx, lane)? };
+                let number = if self.has(Bug::OrphanUnnumbered) { 0 } else { raised >> 1 & (NUMBERS - 1) };
+                self.store(cx, HAND + lane * HANDS + j, Hand { kind: Kind::Orphan, number, ..hand }.bits())?;
             }
             any |= hand.kind == Kind::Message || hand.kind == Kind::Orphan && !self.has(Bug::BumpOnlyNew);
         }
         Ok(any)
     }
 
-    fn bump(&self, cx: &mut Cx, lane: usize) -> Run<()> {
+    fn bump(&self, cx: &mut Cx, lane: usize) -> Run<u16> {
         cx.access(|cx| {
             let raised = cx.s.words[ORPHANS];
             cx.s.words[ORPHANS] = (raised + 2) | 1;
@@ -278,8 +316,7 @@ impl Machine<'_> {
                 cx.s.known |= u8::from(cx.s.hand(lane, j).kind == Kind::Orphan) << (lane * HANDS + j);
             }
             cx.say(|| "raises orphans".into());
-            Ok(0)
+            Ok(cx.s.words[ORPHANS])
         })
-        .map(drop)
     }
 }

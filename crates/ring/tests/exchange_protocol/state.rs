@@ -13,11 +13,18 @@ pub const NO_LANE: u8 = 255;
 // Addresses of the shared words.
 pub const SLOT: usize = 0;
 pub const CLAIM: usize = SLOT + SLOTS;
-pub const AT: usize = CLAIM + LANES;
-pub const INTENT: usize = AT + LANES;
+pub const INTENT: usize = CLAIM + LANES;
 pub const HAND: usize = INTENT + LANES;
 pub const ORPHANS: usize = HAND + LANES * HANDS;
-pub const WORDS: usize = ORPHANS + 1;
+/// What lies beside a slot's word, and beside a hand: the message itself, if the ring is inline.
+pub const SLOT_VALUE: usize = ORPHANS + 1;
+pub const VALUE: usize = SLOT_VALUE + SLOTS;
+pub const WORDS: usize = VALUE + LANES * HANDS;
+
+/// The message `id`, as a value. 0 is none.
+pub fn value_of(id: u8) -> u16 {
+    u16::from(id) + 1
+}
 
 /// A slot's word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,50 +54,67 @@ pub enum Kind {
 /// A hand's word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hand {
+    /// Of an orphan: the low bits of the number to which `orphans` was raised for it.
+    pub number: u16,
     pub deliveries: u16,
     pub kind: Kind,
     pub cell: u16,
 }
 
+/// There are so many numbers of orphans.
+pub const NUMBERS: u16 = 16;
+
 impl Hand {
     pub fn of(bits: u16) -> Self {
         let kind = [Kind::Spare, Kind::Message, Kind::Orphan][usize::from(bits >> 4 & 3)];
-        Self { deliveries: bits >> 6 & 3, kind, cell: bits & 15 }
+        Self { number: bits >> 8 & (NUMBERS - 1), deliveries: bits >> 6 & 3, kind, cell: bits & 15 }
     }
     pub fn bits(self) -> u16 {
-        self.deliveries << 6 | (self.kind as u16) << 4 | self.cell
+        self.number << 8 | self.deliveries << 6 | (self.kind as u16) << 4 | self.cell
     }
     pub fn spare(cell: u16) -> Self {
-        Self { deliveries: 0, kind: Kind::Spare, cell }
+        Self { number: 0, deliveries: 0, kind: Kind::Spare, cell }
     }
     pub fn message(cell: u16, deliveries: u16) -> Self {
-        Self { deliveries: deliveries.min(3), kind: Kind::Message, cell }
+        Self { number: 0, deliveries: deliveries.min(3), kind: Kind::Message, cell }
     }
 }
 
-/// What an intent is about: a slot, or the hand of a lane; and with which hand.
+/// An intent: what is exchanged, by which hand, for which cell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct At {
+pub struct Intent {
+    /// In the hand of a lane, not in a slot.
     pub orphan: bool,
+    /// It is to be received.
+    pub message: bool,
     pub hand: usize,
+    /// How often it had been delivered.
+    pub deliveries: u16,
     pub index: usize,
+    pub cell: u16,
 }
 
-impl At {
-    pub fn of(bits: u16) -> Self {
-        Self { orphan: bits >> 15 == 1, hand: usize::from(bits >> 8 & 1), index: usize::from(bits & 15) }
+impl Intent {
+    /// `None`: there is none.
+    pub fn of(bits: u16) -> Option<Self> {
+        (bits != 0).then(|| Self {
+            orphan: bits >> 14 & 1 == 1,
+            message: bits >> 13 & 1 == 1,
+            hand: usize::from(bits >> 12 & 1),
+            deliveries: bits >> 10 & 3,
+            index: usize::from(bits >> 4 & 31),
+            cell: bits & 15,
+        })
     }
     pub fn bits(self) -> u16 {
-        u16::from(self.orphan) << 15 | (self.hand as u16) << 8 | self.index as u16
+        let kind = 1 << 15 | u16::from(self.orphan) << 14 | u16::from(self.message) << 13;
+        kind | (self.hand as u16) << 12 | self.deliveries << 10 | (self.index as u16) << 4 | self.cell
     }
-    /// The address of what it is about.
+    /// The address of what is exchanged.
     pub fn place(self) -> usize {
         if self.orphan { HAND + self.index } else { SLOT + self.index }
     }
 }
-
-/// Bit 15 of an intent: there is one.
-pub const VALID: u16 = 1 << 15;
 
 // A claim: FREE, or who holds it and why.
 pub const FREE: u16 = 0;
@@ -135,6 +159,10 @@ pub enum Stage {
     Sleep,
     /// Attaches to a lane in spite of its orphans.
     LastResort,
+    /// Looks at the hands of this lane, for the first or the second time; `orphans` was so then.
+    AreSpare(bool, u8, u16),
+    /// Looks at the ring once more, and then at `orphans`.
+    IsEmptyStill(u16),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
@@ -164,6 +192,8 @@ pub struct Process {
     pub overlooked: u8,
     /// Lanes of the dead when it began, not recovered since.
     pub undecided: u8,
+    /// Since it began, all messages were received and given up, for a moment.
+    pub was_finished: bool,
 }
 
 impl Process {
@@ -187,6 +217,8 @@ pub struct State {
     // Ghosts:
     /// Which message is in which cell.
     pub payload: [u8; CELLS],
+    /// How often that has been received.
+    pub times: [u8; CELLS],
     /// The cell that a hand truly has.
     pub truth: [u8; LANES * HANDS],
     pub sent: u64,
@@ -211,6 +243,10 @@ impl State {
     pub fn is_claimable(&self, lane: usize) -> bool {
         let claim = self.words[CLAIM + lane];
         claim != FREE && self.processes[holder(claim)].life == Life::Dead
+    }
+    /// All that was sent has been received and given up.
+    pub fn is_finished(&self) -> bool {
+        self.sent & !self.consumed == 0
     }
     /// Everybody else was killed or has left, and somebody was there.
     pub fn is_alone(&self, me: usize) -> bool {

@@ -6,8 +6,10 @@
 
 mod arrays;
 mod bytes;
+mod call;
 mod locks;
 mod meetings;
+mod pipe;
 mod queues;
 mod rwlocks;
 mod segments;
@@ -30,6 +32,8 @@ pub fn all() -> Vec<Operation> {
     queues::add(&mut table);
     bytes::add(&mut table);
     spsc::add(&mut table);
+    pipe::add(&mut table);
+    call::add(&mut table);
     segments::add(&mut table);
     table
 }

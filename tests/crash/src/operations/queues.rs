@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 use crossproc_primitives::{Queue, QueueOptions, RecvError, SendError, Unusable};
 use crossproc_segment::Segment;
 
+use crate::queue_cast::{Load, Wide};
 use crate::scene::{
     After, Call, Found, OnObjects, Operation, PATIENCE, corrupt, done, duplicated, expect, held, lost, on,
     taken, wedged,
 };
 use crate::step::marked;
-
-type Q = Queue<u64>;
 
 const SHORT: Duration = Duration::from_millis(5);
 pub(super) const LANES: usize = 6;
@@ -36,11 +35,11 @@ fn shape(capacity: usize) -> QueueOptions {
     QueueOptions::new(capacity).lanes(LANES).hands(2)
 }
 
-fn one(segment: &Segment) -> Q {
+fn one<T: Load>(segment: &Segment) -> Queue<T> {
     shape(1).in_segment(segment, "q").expect("a queue")
 }
 
-fn two(segment: &Segment) -> Q {
+fn two<T: Load>(segment: &Segment) -> Queue<T> {
     shape(2).in_segment(segment, "q").expect("a queue")
 }
 
@@ -131,12 +130,12 @@ pub(super) trait Any: Sized {
     fn audited(&self) -> Result<(), crossproc_primitives::Violation>;
 }
 
-impl Any for Q {
+impl<T: Load> Any for Queue<T> {
     fn take(&self) -> Result<(u64, bool), RecvError> {
-        self.try_recv_ref().map(|message| (*message, message.is_redelivered()))
+        self.try_recv_ref().map(|message| (message.number(), message.is_redelivered()))
     }
     fn put(&self, number: u64) -> Result<(), SendError<()>> {
-        self.send_timeout(number, PATIENCE).map_err(|e| e.map(drop))
+        self.send_timeout(T::of(number), PATIENCE).map_err(|e| e.map(drop))
     }
     fn another(&self) -> Self {
         self.clone()
@@ -239,45 +238,57 @@ fn usable<Q: Any>(q: &Q, closed: bool) -> Found {
 }
 
 /// A process that sent this, and is dead.
-fn sender(values: &'static [u64]) -> impl Fn(&Q) {
-    move |q| values.iter().for_each(|&value| q.try_send(value).expect("there is room"))
+fn sender<T: Load>(values: &'static [u64]) -> impl Fn(&Queue<T>) {
+    move |q| values.iter().for_each(|&value| q.try_send(T::of(value)).expect("there is room"))
 }
 
 /// A process that died with the first message in hand.
-fn holder(q: &Q) {
+fn holder<T: Load>(q: &Queue<T>) {
     held(q.try_recv_ref().expect("there is a message"));
 }
 
 /// The first survivor of a double crash: takes back what the dead have, if there is nothing else to do.
-fn take_back(q: &Q) {
+fn take_back<T: Load>(q: &Queue<T>) {
     held(marked(|| q.try_recv_ref()));
 }
 
-fn send_more(q: &Q) {
-    done(marked(|| q.try_send(MORE)));
+fn send_more<T: Load>(q: &Queue<T>) {
+    done(marked(|| q.try_send(T::of(MORE))));
 }
 
 pub fn add(table: &mut Vec<Operation>) {
-    sending(table);
-    receiving(table);
-    batches(table);
-    closing(table);
-    lanes(table);
-    in_doubt(table);
+    all::<u64>(table);
+    let mut wide = Vec::new();
+    all::<Wide>(&mut wide);
+    for operation in &mut wide {
+        let what_differs = ["Queue::send", "Loan::send", "Queue::recv", "Queue::recv_ref", "Message::drop"];
+        operation.minor |= !what_differs.contains(&operation.name) && !operation.state.contains("in doubt");
+        operation.state = format!("{}; in a cell", operation.state).leak();
+    }
+    table.append(&mut wide);
 }
 
-fn sending(table: &mut Vec<Operation>) {
-    let calls: [Call<Q>; 8] = [
-        ("Queue::send", |q| done(marked(|| q.send(NEW))), false),
-        ("Queue::try_send", |q| done(marked(|| q.try_send(NEW))), true),
-        ("Queue::send_timeout", |q| done(marked(|| q.send_timeout(NEW, PATIENCE))), true),
-        ("Queue::send_deadline", |q| done(marked(|| q.send_deadline(NEW, soon()))), true),
+fn all<T: Load>(table: &mut Vec<Operation>) {
+    sending::<T>(table);
+    receiving::<T>(table);
+    batches::<T>(table);
+    closing::<T>(table);
+    lanes::<T>(table);
+    in_doubt::<T>(table);
+}
+
+fn sending<T: Load>(table: &mut Vec<Operation>) {
+    let calls: [Call<Queue<T>>; 8] = [
+        ("Queue::send", |q| done(marked(|| q.send(T::of(NEW)))), false),
+        ("Queue::try_send", |q| done(marked(|| q.try_send(T::of(NEW)))), true),
+        ("Queue::send_timeout", |q| done(marked(|| q.send_timeout(T::of(NEW), PATIENCE))), true),
+        ("Queue::send_deadline", |q| done(marked(|| q.send_deadline(T::of(NEW), soon()))), true),
         (
             "Loan::send",
             |q| {
                 done(marked(|| {
                     let mut loan = q.loan().expect("a hand");
-                    *loan = NEW;
+                    *loan = T::of(NEW);
                     loan.send().is_ok()
                 }));
             },
@@ -289,7 +300,7 @@ fn sending(table: &mut Vec<Operation>) {
     ];
     for (name, victim, minor) in calls {
         table.push(
-            on(one)
+            on(one::<T>)
                 .victim(victim)
                 .recover(take_back)
                 .check(|q, after| judge(q, &with_second(vec![(NEW, sent(after), First)], after), false))
@@ -298,7 +309,7 @@ fn sending(table: &mut Vec<Operation>) {
                 .minor(minor),
         );
         table.push(
-            on(two)
+            on(two::<T>)
                 .dead(sender(&[1]))
                 .victim(victim)
                 .recover(send_more)
@@ -316,28 +327,28 @@ fn sending(table: &mut Vec<Operation>) {
                 .minor(minor),
         );
     }
-    let full: [Call<Q>; 4] = [
-        ("Queue::try_send", |q| done(marked(|| q.try_send(NEW))), false),
-        ("Queue::send_timeout", |q| done(marked(|| q.send_timeout(NEW, SHORT))), false),
-        ("Queue::send", |q| done(marked(|| q.send(NEW))), true),
+    let full: [Call<Queue<T>>; 4] = [
+        ("Queue::try_send", |q| done(marked(|| q.try_send(T::of(NEW)))), false),
+        ("Queue::send_timeout", |q| done(marked(|| q.send_timeout(T::of(NEW), SHORT))), false),
+        ("Queue::send", |q| done(marked(|| q.send(T::of(NEW)))), true),
         ("Loan::try_send", |q| done(marked(|| new_loan(q).try_send().is_ok())), true),
     ];
     for (name, victim, minor) in full {
         // Somebody else is there all the time: otherwise a sender would learn that there is nobody.
-        let parts = on(one).living(|q| q.try_send(1).expect("there is room")).victim(victim);
-        let check = |q: &Q, after: After| judge(q, &with_second(vec![(1, Must, First)], after), false);
+        let parts = on(one::<T>).living(|q| q.try_send(T::of(1)).expect("there is room")).victim(victim);
+        let check = |q: &Queue<T>, after: After| judge(q, &with_second(vec![(1, Must, First)], after), false);
         let parts = if name == "Queue::send" { parts } else { parts.recover(take_back) };
         table.push(parts.check(check).named(name, "full").minor(minor));
     }
-    let closed: [Call<Q>; 2] = [
-        ("Queue::send", |q| done(marked(|| q.send(NEW))), false),
+    let closed: [Call<Queue<T>>; 2] = [
+        ("Queue::send", |q| done(marked(|| q.send(T::of(NEW)))), false),
         ("Loan::send", |q| done(marked(|| new_loan(q).send().is_ok())), true),
     ];
     for (name, victim, minor) in closed {
         table.push(
-            on(two)
+            on(two::<T>)
                 .dead(|q| {
-                    q.try_send(1).expect("there is room");
+                    q.try_send(T::of(1)).expect("there is room");
                     done(q.close());
                 })
                 .victim(victim)
@@ -348,7 +359,7 @@ fn sending(table: &mut Vec<Operation>) {
         );
     }
     table.push(
-        on(one)
+        on(one::<T>)
             .victim(|q| {
                 let loan = new_loan(q);
                 marked(|| drop(loan));
@@ -359,9 +370,9 @@ fn sending(table: &mut Vec<Operation>) {
     );
 }
 
-fn new_loan(q: &Q) -> crossproc_primitives::Loan<'_, u64> {
+fn new_loan<T: Load>(q: &Queue<T>) -> crossproc_primitives::Loan<'_, T> {
     let mut loan = q.loan().expect("a hand");
-    *loan = NEW;
+    *loan = T::of(NEW);
     loan
 }
 
@@ -374,14 +385,14 @@ fn sent_if_room(after: After) -> Fate {
     sent(after)
 }
 
-fn receiving(table: &mut Vec<Operation>) {
-    let copying: [Call<Q>; 4] = [
+fn receiving<T: Load>(table: &mut Vec<Operation>) {
+    let copying: [Call<Queue<T>>; 4] = [
         ("Queue::recv", |q| done(marked(|| q.recv())), false),
         ("Queue::try_recv", |q| done(marked(|| q.try_recv())), true),
         ("Queue::recv_timeout", |q| done(marked(|| q.recv_timeout(PATIENCE))), true),
         ("Queue::recv_deadline", |q| done(marked(|| q.recv_deadline(soon()))), true),
     ];
-    let in_place: [Call<Q>; 4] = [
+    let in_place: [Call<Queue<T>>; 4] = [
         ("Queue::recv_ref", |q| held(marked(|| q.recv_ref())), false),
         ("Queue::try_recv_ref", |q| held(marked(|| q.try_recv_ref())), true),
         ("Queue::recv_ref_timeout", |q| held(marked(|| q.recv_ref_timeout(PATIENCE))), true),
@@ -390,7 +401,7 @@ fn receiving(table: &mut Vec<Operation>) {
     for (names, fate) in [(copying, copied as fn(After) -> (Fate, Flag)), (in_place, kept)] {
         for (name, victim, minor) in names {
             table.push(
-                on(one)
+                on(one::<T>)
                     .dead(sender(&[1]))
                     .victim(victim)
                     .recover(take_back)
@@ -402,7 +413,7 @@ fn receiving(table: &mut Vec<Operation>) {
                     .minor(minor),
             );
             table.push(
-                on(two)
+                on(two::<T>)
                     .dead(sender(&[1, 2]))
                     .victim(victim)
                     .recover(send_more)
@@ -421,7 +432,7 @@ fn receiving(table: &mut Vec<Operation>) {
             );
             // What a dead one had in its hand; the ring is empty.
             table.push(
-                on(one)
+                on(one::<T>)
                     .dead(sender(&[1]))
                     .dead(holder)
                     .victim(victim)
@@ -437,12 +448,12 @@ fn receiving(table: &mut Vec<Operation>) {
     }
     // Two dead ones have one each, another one is in the ring, and it is closed.
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1, 2]))
             .dead(holder)
             .dead(holder)
             .dead(|q| {
-                q.try_send(3).expect("there is room");
+                q.try_send(T::of(3)).expect("there is room");
                 done(q.close());
             })
             .victim(|q| {
@@ -459,14 +470,14 @@ fn receiving(table: &mut Vec<Operation>) {
             })
             .named("Queue::try_recv_ref", "closed, two dead ones have a message"),
     );
-    let nothing: [Call<Q>; 4] = [
+    let nothing: [Call<Queue<T>>; 4] = [
         ("Queue::try_recv", |q| done(marked(|| q.try_recv())), false),
         ("Queue::recv_timeout", |q| done(marked(|| q.recv_timeout(SHORT))), false),
         ("Queue::recv_ref_timeout", |q| done(marked(|| q.recv_ref_timeout(SHORT).is_ok())), true),
         ("Queue::recv", |q| done(marked(|| q.recv())), true),
     ];
     for (name, victim, minor) in nothing {
-        let parts = on(one)
+        let parts = on(one::<T>)
             .living(|_| ())
             .victim(victim)
             .check(|q, after| judge(q, &vec![(MORE, more(after), First)], false));
@@ -474,7 +485,7 @@ fn receiving(table: &mut Vec<Operation>) {
         table.push(parts.named(name, "empty").minor(minor));
     }
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1]))
             .victim(|q| {
                 let message = q.try_recv_ref().expect("there is a message");
@@ -489,10 +500,10 @@ fn receiving(table: &mut Vec<Operation>) {
     );
 }
 
-fn batches(table: &mut Vec<Operation>) {
+fn batches<T: Load>(table: &mut Vec<Operation>) {
     table.push(
-        on(two)
-            .victim(|q| done(marked(|| q.send_many(&[NEW, NEXT, 52]))))
+        on(two::<T>)
+            .victim(|q| done(marked(|| q.send_many(&[NEW, NEXT, 52].map(T::of)))))
             .recover(take_back)
             .check(|q, after| {
                 let fates = vec![(NEW, sent(after), First), (NEXT, sent(after), First)];
@@ -501,7 +512,7 @@ fn batches(table: &mut Vec<Operation>) {
             .named("Queue::send_many", "room for two of three"),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1, 2]))
             .victim(|q| done(marked(|| q.recv_many(&mut Vec::with_capacity(4), 4))))
             .recover(take_back)
@@ -514,7 +525,7 @@ fn batches(table: &mut Vec<Operation>) {
             .named("Queue::recv_many", "two inside"),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1, 2]))
             .victim(|q| done(marked(|| q.try_iter().count())))
             .recover(take_back)
@@ -529,11 +540,11 @@ fn batches(table: &mut Vec<Operation>) {
     );
 }
 
-fn closing(table: &mut Vec<Operation>) {
+fn closing<T: Load>(table: &mut Vec<Operation>) {
     let states: [(&str, &'static [u64]); 3] = [("empty", &[]), ("one inside", &[1]), ("full", &[1, 2])];
     for (state, inside) in states {
         table.push(
-            on(two)
+            on(two::<T>)
                 .dead(sender(inside))
                 .victim(|q| done(marked(|| q.close())))
                 .recover(|q| done(marked(|| q.close())))
@@ -554,7 +565,7 @@ fn closing(table: &mut Vec<Operation>) {
         );
     }
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(|q| done(q.close()))
             .victim(|q| done(marked(|| q.close())))
             .recover(|q| done(marked(|| q.close())))
@@ -563,7 +574,7 @@ fn closing(table: &mut Vec<Operation>) {
             .minor(true),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1, 2]))
             .victim(|q| done(marked(|| q.shutdown())))
             .recover(|q| done(marked(|| q.shutdown())))
@@ -587,49 +598,49 @@ fn closing(table: &mut Vec<Operation>) {
     );
 }
 
-fn lanes(table: &mut Vec<Operation>) {
+fn lanes<T: Load>(table: &mut Vec<Operation>) {
     /// Only the segment; in it there is a queue.
-    fn segment_of(segment: &Segment) -> Segment {
-        drop(two(segment));
+    fn segment_of<T: Load>(segment: &Segment) -> Segment {
+        drop(two::<T>(segment));
         segment.clone()
     }
-    let check = |segment: &Segment, _: After| judge(&two(segment), &vec![(1, Must, First)], false);
-    let send = |segment: &Segment| sender(&[1])(&two(segment));
+    let check = |segment: &Segment, _: After| judge(&two::<T>(segment), &vec![(1, Must, First)], false);
+    let send = |segment: &Segment| sender(&[1])(&two::<T>(segment));
     table.push(
-        on(segment_of)
+        on(segment_of::<T>)
             .dead(move |segment| {
-                let q = two(segment);
+                let q = two::<T>(segment);
                 sender(&[1])(&q);
                 forget(q);
             })
-            .victim(|segment| held(marked(|| two(segment))))
-            .recover(|segment| held(marked(|| two(segment))))
+            .victim(|segment| held(marked(|| two::<T>(segment))))
+            .recover(|segment| held(marked(|| two::<T>(segment))))
             .check(check)
             .named("Objects::queue", "one that is there")
             .covers(&["QueueOptions::in_segment"]),
     );
     // The lanes of three dead ones are taken back by who finds none free.
     table.push(
-        on(segment_of)
+        on(segment_of::<T>)
             .dead(move |segment| {
                 send(segment);
-                (0..LANES).for_each(|_| forget(two(segment)));
+                (0..LANES).for_each(|_| forget(two::<T>(segment)));
             })
-            .victim(|segment| held(marked(|| two(segment))))
-            .recover(|segment| held(marked(|| two(segment))))
+            .victim(|segment| held(marked(|| two::<T>(segment))))
+            .recover(|segment| held(marked(|| two::<T>(segment))))
             .check(check)
             .named("Objects::queue", "all lanes are dead ones'"),
     );
     table.push(
         on(|segment| segment.clone())
-            .victim(|segment| held(marked(|| two(segment))))
-            .recover(|segment| held(marked(|| two(segment))))
-            .check(|segment: &Segment, _| judge(&two(segment), &Vec::new(), false))
+            .victim(|segment| held(marked(|| two::<T>(segment))))
+            .recover(|segment| held(marked(|| two::<T>(segment))))
+            .check(|segment: &Segment, _| judge(&two::<T>(segment), &Vec::new(), false))
             .named("Objects::queue", "a new one")
             .covers(&["QueueOptions::anonymous"]),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1]))
             .victim(|q| held(marked(|| q.clone())))
             .recover(|q| held(marked(|| q.clone())))
@@ -637,7 +648,7 @@ fn lanes(table: &mut Vec<Operation>) {
             .named("Queue::clone", ""),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1]))
             .victim(|q| {
                 let other = q.clone();
@@ -648,7 +659,7 @@ fn lanes(table: &mut Vec<Operation>) {
             .named("Queue::drop", ""),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1, 2]))
             .victim(|q| {
                 let other = q.clone();
@@ -660,11 +671,11 @@ fn lanes(table: &mut Vec<Operation>) {
             .named("Queue::drop", "a message was leaked"),
     );
     table.push(
-        on(two)
+        on(two::<T>)
             .dead(sender(&[1]))
             .victim(|q| {
                 let shared = q.clone().share();
-                done(marked(|| shared.try_send(NEW)));
+                done(marked(|| shared.try_send(T::of(NEW))));
                 forget(shared);
             })
             .recover(take_back)
@@ -693,25 +704,25 @@ const SHARED: [&str; 11] = [
 ];
 
 /// Who takes back a lane must find out whether its exchange came off.
-fn in_doubt(table: &mut Vec<Operation>) {
-    fn has_sent(q: &Q) -> bool {
+fn in_doubt<T: Load>(table: &mut Vec<Operation>) {
+    fn has_sent<T: Load>(q: &Queue<T>) -> bool {
         !q.is_empty()
     }
-    fn has_received(q: &Q) -> bool {
+    fn has_received<T: Load>(q: &Queue<T>) -> bool {
         q.is_empty()
     }
     /// Others go on: nothing in the ring is where it was.
-    fn go_on(q: &Q) {
+    fn go_on<T: Load>(q: &Queue<T>) {
         for value in 60..65 {
             // Who finds the queue empty would take back what the dead have.
-            q.try_send(value).expect("there is room");
+            q.try_send(T::of(value)).expect("there is room");
             q.try_recv().expect("there is a message");
         }
     }
-    type Parts = OnObjects<Q>;
+    type Parts<T> = OnObjects<Queue<T>>;
     /// What happened, what becomes of the messages, and the name of that.
-    type Doubt = (Parts, fn() -> Fates, &'static str);
-    let finish = |parts: Parts, fates: fn() -> Fates, name: &'static str| {
+    type Doubt<T> = (Parts<T>, fn() -> Fates, &'static str);
+    let finish = |parts: Parts<T>, fates: fn() -> Fates, name: &'static str| {
         parts
             .victim(take_back)
             .recover(take_back)
@@ -726,50 +737,62 @@ fn in_doubt(table: &mut Vec<Operation>) {
             })
             .named("Queue::try_recv_ref", name)
     };
-    let send = |q: &Q| done(marked(|| q.try_send(NEW)));
-    let receive = |q: &Q| held(marked(|| q.try_recv_ref()));
-    let keep = |q: &Q| forget(q.try_recv_ref());
+    let send = |q: &Queue<T>| done(marked(|| q.try_send(T::of(NEW))));
+    let receive = |q: &Queue<T>| held(marked(|| q.try_recv_ref()));
+    let keep = |q: &Queue<T>| forget(q.try_recv_ref());
     // Only what is at stake is left in the ring. The last sender lives on, so that its lane is not in the way.
-    let tries: [Doubt; 10] = [
-        (on(one).dead_amid(send, has_sent, true), || vec![(NEW, Must, First)], "in doubt: has just sent"),
-        (on(one).dead_amid(send, has_sent, false), Vec::new, "in doubt: was about to send"),
+    let tries: [Doubt<T>; 10] = [
         (
-            on(one).dead_amid(send, has_sent, true).dead(keep).dead(go_on),
+            on(one::<T>).dead_amid(send, has_sent, true),
+            || vec![(NEW, Must, First)],
+            "in doubt: has just sent",
+        ),
+        (on(one::<T>).dead_amid(send, has_sent, false), Vec::new, "in doubt: was about to send"),
+        (
+            on(one::<T>).dead_amid(send, has_sent, true).dead(keep).dead(go_on),
             || vec![(NEW, Must, Again)],
             "in doubt: has sent, and others went on",
         ),
         (
-            on(one).dead_amid(send, has_sent, false).dead(sender(&[1])).dead(keep).dead(go_on),
+            on(one::<T>).dead_amid(send, has_sent, false).dead(sender(&[1])).dead(keep).dead(go_on),
             || vec![(1, Must, Again)],
             "in doubt: was about to send, and others went on",
         ),
         (
-            on(one).dead(sender(&[1])).dead_amid(receive, has_received, true),
+            on(one::<T>).dead(sender(&[1])).dead_amid(receive, has_received, true),
             || vec![(1, Must, Again)],
             "in doubt: has just received",
         ),
         (
-            on(one).dead(sender(&[1])).dead_amid(receive, has_received, false),
+            on(one::<T>).dead(sender(&[1])).dead_amid(receive, has_received, false),
             || vec![(1, Must, First)],
             "in doubt: was about to receive",
         ),
         (
-            on(one).dead(sender(&[1])).dead_amid(receive, has_received, true).dead(sender(&[2])).dead(keep),
+            on(one::<T>)
+                .dead(sender(&[1]))
+                .dead_amid(receive, has_received, true)
+                .dead(sender(&[2]))
+                .dead(keep),
             || vec![(1, Must, Again), (2, Must, Again)],
             "in doubt: has received, and others went on",
         ),
         (
-            on(one).dead(sender(&[1])).dead_amid(receive, has_received, false).dead(keep).dead(sender(&[2])),
+            on(one::<T>)
+                .dead(sender(&[1]))
+                .dead_amid(receive, has_received, false)
+                .dead(keep)
+                .dead(sender(&[2])),
             || vec![(1, Must, Again), (2, Must, First)],
             "in doubt: was about to receive, and others went on",
         ),
         (
-            on(one).dead_amid(send, has_sent, true).dead_amid(receive, has_received, true),
+            on(one::<T>).dead_amid(send, has_sent, true).dead_amid(receive, has_received, true),
             || vec![(NEW, Must, Again)],
             "two in doubt: one has sent, the other received that",
         ),
         (
-            on(one)
+            on(one::<T>)
                 .dead_amid(send, has_sent, true)
                 .dead_amid(receive, has_received, true)
                 .dead(sender(&[2]))

@@ -1,4 +1,4 @@
-//! Queues inside tokio: `select!`, and tasks on all threads of the runtime.
+//! A connection inside tokio's `select!`, and a queue for tasks on all threads of the runtime.
 //!
 //! `cargo run -p crossproc --features tokio --example tokio`
 
@@ -7,9 +7,10 @@ use std::time::Duration;
 use crossproc::prelude::*;
 
 /// Says something every millisecond, until it is told to stop.
-fn talk((texts, stop): (ObjectQueue<String>, Event)) {
+fn talk((texts, stop): (Connection<String, ()>, Event)) {
     for n in 0.. {
-        if stop.wait_timeout(Duration::from_millis(1)).is_ok() || texts.try_send(format!("text {n}")).is_err()
+        if stop.wait_timeout(Duration::from_millis(1)).is_ok()
+            || texts.try_send(&format!("text {n}")).is_err()
         {
             return;
         }
@@ -18,8 +19,8 @@ fn talk((texts, stop): (ObjectQueue<String>, Event)) {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut texts, stop) = (ObjectQueue::new(1000)?, Event::new()?);
-    let child = Process::spawn(talk, (texts.clone(), stop.clone()))?;
+    let ((mut texts, far), stop) = (Pipe::duplex::<(), String>()?, Event::new()?);
+    let child = Process::spawn(talk, (far, stop.clone()))?;
     let (mut ticks, mut seen) = (tokio::time::interval(Duration::from_millis(5)), Vec::new());
     while seen.len() < 10 {
         tokio::select! {
@@ -29,7 +30,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     stop.set()?;
     assert!(seen.iter().zip(0..).all(|(text, n)| *text == format!("text {n}")));
-
     // A handle for each task. One handle for many: `Queue::share`.
     let numbers = Queue::<u64>::new(2)?;
     let mut sender = numbers.clone();

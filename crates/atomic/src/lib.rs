@@ -54,8 +54,8 @@ pub use model::{AtomicPair, AtomicU32, AtomicU64, fence, fence_after_rmw, light_
 mod linux;
 #[cfg(all(feature = "std", not(crossproc_model)))]
 pub use linux::{
-    Linux, LockedWord, WATCHED_WORDS, held_locks, is_process_stamp, on_thread_exit, proc_is_ours,
-    process_stamp, set_futex_waitv,
+    Linux, LockedWord, WATCHED_WORDS, held_locks, is_process_stamp, is_spinning, on_thread_exit,
+    proc_is_ours, process_stamp, set_futex_waitv, set_spinning,
 };
 
 #[cfg(all(feature = "std", not(crossproc_model)))]

@@ -286,6 +286,19 @@ pub fn set_futex_waitv(allowed: bool) {
     WAITV.store(if allowed { 0 } else { 2 }, Ordering::Relaxed);
 }
 
+static SPINNING: AtomicU8 = AtomicU8::new(1);
+
+/// With `false` nobody in this process looks again and again before it sleeps: for tests that count instructions.
+pub fn set_spinning(allowed: bool) {
+    SPINNING.store(u8::from(allowed), Ordering::Relaxed);
+}
+
+/// What [`set_spinning`] has said; true at first.
+#[must_use]
+pub fn is_spinning() -> bool {
+    SPINNING.load(Ordering::Relaxed) != 0
+}
+
 fn timespec(deadline: Deadline) -> Timespec {
     let nanos_per_s = 1_000_000_000;
     Timespec { tv_sec: (deadline.0 / nanos_per_s) as i64, tv_nsec: (deadline.0 % nanos_per_s) as _ }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crossproc_atomic::pause;
+use crossproc_atomic::{is_spinning, pause};
 
 /// How long to look at the ring again and again before asking to be woken.
 ///
@@ -34,7 +34,8 @@ impl Spin {
     /// True as soon as `look` is.
     #[inline]
     pub(crate) fn spin(&self, mut look: impl FnMut() -> bool) -> bool {
-        (0..self.looks.get()).any(|n| {
+        let looks = if is_spinning() { self.looks.get() } else { 0 };
+        (0..looks).any(|n| {
             if n >= Self::HOT {
                 pause();
             }

@@ -98,6 +98,8 @@ fn share(text: &str) -> Result<(usize, usize), String> {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Each look would be stepped.
+    crossproc_atomic::set_spinning(false);
     let mut table = operations::all();
     table.retain(|operation| is_asked(&cli.op, &operation.title()));
     if cli.list {

@@ -3,6 +3,8 @@
 //! Which interleavings are possible is the business of `model/exchange.rs` and `exchange_protocol`; here the states are made by hand.
 #![cfg(not(crossproc_model))]
 
+mod member;
+
 /// Messages in cells.
 mod cells {
     const INLINE: bool = false;

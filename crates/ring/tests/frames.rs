@@ -7,13 +7,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64 as Bits;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crossproc_atomic::{
-    AtomicU32, AtomicU64, Deadline, Liveness, Ordering::Relaxed, Owner, Pending, Platform,
-};
+use crossproc_atomic::{AtomicU64, Liveness, Ordering::Relaxed};
 use crossproc_ring::{
     Chunk, DamagedFrames, End, Extent, FrameReader, FrameRing, FrameShape, FrameWords, FrameWriter, NoTurn,
     Presence, Watch,
 };
+
+mod member;
+
+use member::Member;
 
 const PARTICIPANTS: usize = 8;
 
@@ -47,7 +49,7 @@ impl Heap {
     }
 
     fn member(&self, number: u16) -> Member<'_> {
-        Member { heap: self, number }
+        Member { dead: &self.dead, number }
     }
 
     fn kill(&self, number: u16) {
@@ -144,64 +146,6 @@ impl Heap {
             reader.pass_turn(ring);
         }
         None
-    }
-}
-
-/// Number 0 to 7.
-#[derive(Clone, Copy)]
-struct Member<'a> {
-    heap: &'a Heap,
-    number: u16,
-}
-
-impl Platform for Member<'_> {
-    fn tid(&self) -> u32 {
-        u32::from(self.number) + 1
-    }
-    fn announce(&self, _: &AtomicU32) -> Pending {
-        Pending { before: 0, now: 0 }
-    }
-    fn retract(&self, _: Pending) {}
-    fn hold_announced(&self, _: &AtomicU32) {}
-    fn hold(&self, _: &AtomicU32) {}
-    fn keep(&self, _: &AtomicU32) {}
-    fn unhold(&self, _: &AtomicU32) {}
-    fn wait(&self, _: &AtomicU32, _: u32, _: &[(&AtomicU32, u32)], _: Option<Deadline>) {
-        panic!("the ring does not sleep");
-    }
-    fn wake(&self, _: &AtomicU32, _: u32) -> u32 {
-        0
-    }
-    fn now(&self) -> Deadline {
-        Deadline(0)
-    }
-    fn thread_exists(&self, _: u32) -> bool {
-        true
-    }
-    fn spins(&self) -> u32 {
-        0
-    }
-}
-
-impl Liveness for Member<'_> {
-    fn me(&self) -> Owner {
-        Owner::new(self.number, 1).expect("an identity")
-    }
-    fn is_dead(&self, owner: Owner) -> bool {
-        self.heap.dead.load(Relaxed) >> (owner.slot() & 63) & 1 != 0
-    }
-    fn token(&self, _: Owner) -> Option<(&AtomicU32, u32)> {
-        None
-    }
-    fn await_proof(&self, _: Owner, _: Option<Deadline>) {}
-    fn comings(&self) -> u32 {
-        0
-    }
-    fn wait_among_peers(&self, _: &AtomicU32, _: u32, _: u32, _: Option<Deadline>) {
-        panic!("the ring does not sleep");
-    }
-    fn is_alone(&self) -> bool {
-        false
     }
 }
 

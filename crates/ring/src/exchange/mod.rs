@@ -838,11 +838,11 @@ impl<'a> Exchange<'a> {
             return false;
         }
         let mut value = hand.value;
-        let (ours, seen) = match end {
-            End::Tail => (position & !shape.cell_mask() | shape.full, slot.load_second(Ordering::Relaxed)),
+        let ours = match end {
+            End::Tail => position & !shape.cell_mask() | shape.full,
             End::Head => {
                 near(cell);
-                (shape.next_lap(position) & !shape.cell_mask() | word & CLOSED, 0)
+                shape.next_lap(position) & !shape.cell_mask() | word & CLOSED
             }
         };
         if shape.inline && end == End::Head {
@@ -854,7 +854,7 @@ impl<'a> Exchange<'a> {
         own.intent.store(intent.0, Ordering::Release);
         let ours = ours | u64::from(hand.cell);
         let done = if shape.inline && end == End::Tail {
-            slot.compare_exchange([word, seen], [ours, value])
+            slot.compare_exchange([word, slot.load_second(Ordering::Relaxed)], [ours, value])
         } else {
             slot.compare_exchange_first(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };

@@ -808,7 +808,6 @@ impl<'a> Exchange<'a> {
         let position = lane.side(end).position.get();
         let next = self.shape.after(position);
         let slot = self.slot(self.shape.index(position));
-        // mutant: Acquire -> Relaxed equivalent, because the exchange acquires, and without it the word is not used
         let word = slot.load_first(Ordering::Acquire);
         // Of this lap, and not closed; empty or full.
         let wanted = if end == End::Tail { position } else { position ^ self.shape.full };
@@ -848,7 +847,8 @@ impl<'a> Exchange<'a> {
         if shape.inline && end == End::Head {
             // It changes with the word only: if that is the same at the exchange, this is its message.
             value = slot.load_second(Ordering::Relaxed);
-            own.value(shape.hands, hand).store(value, Ordering::Release);
+            // Read only behind the word that makes an orphan of it.
+            own.value(shape.hands, hand).store(value, Ordering::Relaxed);
         }
         let intent = Intent::of_slot(shape.index(position), end == End::Head, hand, cell);
         own.intent.store(intent.0, Ordering::Release);
@@ -856,7 +856,8 @@ impl<'a> Exchange<'a> {
         let done = if shape.inline && end == End::Tail {
             slot.compare_exchange([word, slot.load_second(Ordering::Relaxed)], [ours, value])
         } else {
-            slot.compare_exchange_first(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            // Whoever saw the word has acquired what came before it, and no other word is the same.
+            slot.compare_exchange_first(word, ours, Ordering::Release, Ordering::Relaxed).is_ok()
         };
         if !done {
             own.intent.store(0, Ordering::Release);
@@ -957,7 +958,7 @@ impl<'a> Exchange<'a> {
         if !matches!(self.look(hint, end), At::Refused(Refusal::Damaged)) {
             return hint;
         }
-        let lap = self.shape.lap_of(self.slot(0).load_first(Ordering::Acquire));
+        let lap = self.shape.lap_of(self.slot(0).load_first(Ordering::Relaxed));
         self.shape.after(self.shape.position(lap.wrapping_sub(1), 0))
     }
 
@@ -1009,7 +1010,8 @@ impl<'a> Exchange<'a> {
                 }
                 At::Refused(Refusal::Damaged) | At::Passed(_) => return Err(Refusal::Damaged),
             };
-            if slot.compare_exchange_first(word, word | CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if slot.compare_exchange_first(word, word | CLOSED, Ordering::Release, Ordering::Relaxed).is_ok()
+            {
                 self.wake_all_after_store(live);
                 return Ok(true);
             }
@@ -1045,7 +1047,7 @@ impl<'a> Exchange<'a> {
     pub fn is_full(&self, lane: &Lane) -> bool {
         self.find_end(lane, End::Tail);
         let position = lane.tail.position.get();
-        let word = self.slot(self.shape.index(position)).load_first(Ordering::Acquire);
+        let word = self.slot(self.shape.index(position)).load_first(Ordering::Relaxed);
         self.shape.is_full(word)
             && self.shape.laps_between(self.shape.lap_of(word), self.shape.lap(position)) == -1
     }
@@ -1067,12 +1069,13 @@ impl<'a> Exchange<'a> {
         }
         let head = lane.head.position.get();
         // Nothing is received meanwhile, since nothing is there. Only an orphan can go from a hand that is yet to be looked at to
-        // one that has been: hence twice. It can not do so a second time without having been orphaned again.
+        // one that has been: hence twice. It can not do so a second time without having been orphaned again, which is seen before it is
+        // seen gone.
         self.hands_are_spare()
             && self.hands_are_spare()
             && is_empty()
             && lane.head.position.get() == head
-            && self.words.orphans.load(Ordering::Acquire) >> 1 == orphans >> 1
+            && self.words.orphans.load(Ordering::Relaxed) >> 1 == orphans >> 1
     }
 
     /// How many lanes have a handle.

@@ -124,7 +124,8 @@ impl Exchange<'_> {
             };
             let hand = dead.intent.hand();
             if came_off && hand < self.shape.hands {
-                self.hand(number, hand).store(dead.after_exchange(), Ordering::Release);
+                // Until the intent is gone, others only compare its cell.
+                self.hand(number, hand).store(dead.after_exchange(), Ordering::Relaxed);
             }
         }
         self.settle_and_free(number);
@@ -220,7 +221,7 @@ impl Exchange<'_> {
     }
 
     pub(super) fn has_orphans(&self, lane: usize) -> bool {
-        (0..self.shape.hands).any(|hand| kind_of(self.hand(lane, hand).load(Ordering::Acquire)) == ORPHAN)
+        (0..self.shape.hands).any(|hand| kind_of(self.hand(lane, hand).load(Ordering::Relaxed)) == ORPHAN)
     }
 
     /// As [`take_hand`](Self::take_hand), looking at each hand: the lane may have been claimed with orphans.
@@ -242,9 +243,10 @@ impl Exchange<'_> {
     #[cold]
     pub fn receive_in_place(&self, lane: &Lane) -> Option<(Hand, u8)> {
         (0..self.shape.hands).filter(|hand| lane.busy.get() >> hand & 1 == 0).find_map(|number| {
-            let word = self.hand(lane.number, number).load(Ordering::Acquire);
+            let word = self.hand(lane.number, number).load(Ordering::Relaxed);
             let (cell, deliveries) = (word as u32, deliveries_of(word).saturating_add(1));
-            // No cell moves. Should this process die, it is an orphan again.
+            // No cell moves, and all that was done with it was done before the lane was claimed. Should this process die, it is an orphan
+            // again.
             let taken = kind_of(word) == ORPHAN
                 && (cell as usize) < self.shape.cells
                 && self
@@ -252,7 +254,7 @@ impl Exchange<'_> {
                     .compare_exchange(
                         word,
                         hand_word(cell, MESSAGE, deliveries),
-                        Ordering::AcqRel,
+                        Ordering::Relaxed,
                         Ordering::Relaxed,
                     )
                     .is_ok();
@@ -276,15 +278,17 @@ impl Exchange<'_> {
         let deliveries = deliveries_of(word);
         let own = self.own(lane);
         if self.shape.inline {
-            // Until the orphan is taken it stands there, and if another should come there meanwhile, that has another number.
-            mine.value = self.value(other, number).load(Ordering::Acquire);
-            own.value(self.shape.hands, mine).store(mine.value, Ordering::Release);
+            // It was written before the orphan's word. Until the orphan is taken it stands there, and if another should come there
+            // meanwhile, that has another number.
+            mine.value = self.value(other, number).load(Ordering::Relaxed);
+            own.value(self.shape.hands, mine).store(mine.value, Ordering::Relaxed);
         }
         let intent = Intent::of_orphan(other, number, deliveries, mine, cell);
         own.intent.store(intent.0, Ordering::Release);
         let ours = hand_word(mine.cell, SPARE, 0);
         let theirs = self.hand(other, number);
-        if theirs.compare_exchange(word, ours, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        // Who saw the word has acquired what came before it.
+        if theirs.compare_exchange(word, ours, Ordering::Release, Ordering::Relaxed).is_err() {
             own.intent.store(0, Ordering::Release);
             return false;
         }
@@ -407,11 +411,11 @@ impl Exchange<'_> {
             Ok(())
         };
         for index in 0..shape.capacity {
-            once(shape.cell_of(self.slot(index).load_first(Ordering::Acquire)))?;
+            once(shape.cell_of(self.slot(index).load_first(Ordering::Relaxed)))?;
         }
         let mut has_orphan = false;
         for lane in 0..shape.lanes {
-            let claim = self.claims[lane].load(Ordering::Acquire);
+            let claim = self.claims[lane].load(Ordering::Relaxed);
             let record = self.read(lane);
             if claim != FREE && Owner::from_bits(claim & !STATE).is_none() {
                 return Err("a lane is claimed by what is no participant");
@@ -430,7 +434,7 @@ impl Exchange<'_> {
                 return Err("a lane that nobody has intends something");
             }
         }
-        if has_orphan && self.words.orphans.load(Ordering::Acquire) & 1 == 0 {
+        if has_orphan && self.words.orphans.load(Ordering::Relaxed) & 1 == 0 {
             return Err("there is an orphan that nobody will look for");
         }
         self.audit_laps()
@@ -440,7 +444,7 @@ impl Exchange<'_> {
     fn audit_laps(&self) -> Result<(), &'static str> {
         let shape = self.shape;
         let words: Vec<u64> =
-            (0..shape.capacity).map(|index| self.slot(index).load_first(Ordering::Acquire)).collect();
+            (0..shape.capacity).map(|index| self.slot(index).load_first(Ordering::Relaxed)).collect();
         // EMPTY(L) is 2L, FULL(L) is 2L + 1: each step round the ring adds one or two in all.
         let phase = |word: u64| shape.lap_of(word).wrapping_mul(2) + u64::from(shape.is_full(word));
         let first = phase(words[0]);

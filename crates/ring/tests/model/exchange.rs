@@ -754,36 +754,101 @@ fn no_orphan_is_forgotten() {
     assert!(seen.contains(&vec![0]) && seen.contains(&vec![3]), "{seen:?}");
 }
 
-/// Two leave with a message each. Who takes one writes into its cell: the one who left has read that before, also if it was the other
-/// one's leaving that the taker heard of.
+/// Two leave with a message each. Who takes one gets it whole, and writes into its cell: the one who left has read that before, also if
+/// it was the other one's leaving that the taker heard of.
 #[test]
 fn an_orphan_is_taken_after_all_that_was_done_with_it() {
-    let seen = explore("exchange_orphan_after", 50, 3, |outcome| {
-        let (kernel, queue) = (Kernel::new(), Queue::new(2, 4, 1));
-        let [me, first, second, last] = [1, 2, 3, 4].map(|tid| handle(&queue, &kernel, tid));
-        (1..=2).for_each(|value| me.send(value));
-        let leavers = thread::spawn(move || {
-            for handle in [first, second] {
-                let (hand, _) = handle.try_receive().expect("there is one for each");
-                handle.queue.read(&hand);
-                handle.leave();
-            }
-        });
-        let taker = me.beside(|me| {
-            let orphans = (0..2).filter_map(|_| {
-                let (mut hand, _) = me.try_orphan()?;
-                me.queue.write(&mut hand, 9);
-                me.ring().release(&me.lane, hand);
-                Some(())
+    for inline in [false, true] {
+        let seen = explore(&format!("exchange_orphan_after_{inline}"), 50, 3, move |outcome| {
+            let (kernel, queue) = (Kernel::new(), Queue::of(2, 4, 1, inline));
+            let [me, first, second, last] = [1, 2, 3, 4].map(|tid| handle(&queue, &kernel, tid));
+            (1..=2).for_each(|value| me.send(value));
+            let leavers = thread::spawn(move || {
+                for handle in [first, second] {
+                    let (hand, _) = handle.try_receive().expect("there is one for each");
+                    handle.queue.read(&hand);
+                    handle.leave();
+                }
             });
-            orphans.count()
+            let taker = me.beside(|me| {
+                let orphans = (0..2).filter_map(|_| {
+                    let (mut hand, _) = me.try_orphan()?;
+                    let value = me.queue.read(&hand);
+                    me.queue.write(&mut hand, 9);
+                    me.ring().release(&me.lane, hand);
+                    Some(value)
+                });
+                orphans.collect::<Vec<_>>()
+            });
+            leavers.join().expect("ends well");
+            let mut all = taker.join().expect("ends well");
+            outcome.push(all.len() as u64);
+            all.extend(last.drain().into_iter().map(|(value, _)| value));
+            all.sort_unstable();
+            assert_eq!(all, [1, 2]);
         });
-        leavers.join().expect("ends well");
-        let taken = taker.join().expect("ends well");
-        assert_eq!(last.drain().len(), 2 - taken);
-        outcome.push(taken as u64);
-    });
-    assert_eq!(seen.len(), 3, "{seen:?}");
+        assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+}
+
+/// What a lane does after an exchange in [`a_record_follows_its_lane`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    LosesAnExchange,
+    TriesAnOrphan,
+    Leaves,
+}
+
+/// A record is read by others while its lane is at work: who sees what the lane intends, or that it intends nothing any more, sees what
+/// its hands had then.
+#[test]
+fn a_record_follows_its_lane() {
+    for then in [Then::LosesAnExchange, Then::TriesAnOrphan, Then::Leaves] {
+        let seen = explore(&format!("exchange_record_{then:?}"), 4, 3, move |outcome| {
+            let (kernel, queue) = (Kernel::new(), Queue::new(2, 4, 1));
+            let [me, rival, sender, leaver] = [1, 2, 3, 4].map(|tid| handle(&queue, &kernel, tid));
+            (1..=2).for_each(|value| sender.send(value));
+            let (hand, _) = leaver.try_receive().expect("there are two");
+            assert_eq!(me.try_recv(), Ok(2));
+            sender.send(3);
+            if then == Then::TriesAnOrphan {
+                leaver.leave();
+            } else {
+                leaver.copy_out(hand);
+            }
+            // The first lane's record: what it intends, and its only hand.
+            let [first, old] = [0, 1].map(|word| queue.records[word].load(Ordering::Relaxed));
+            let cell = |word: u64| word & 0x3f_ffff;
+            let next = queue.slots[1].load_first(Ordering::Relaxed) & 7;
+            let (mut before, mut beside) = (None, None);
+            *(if then == Then::LosesAnExchange { &mut before } else { &mut beside }) = Some(rival);
+            let worker = thread::spawn(move || {
+                me.send(4);
+                match then {
+                    Then::LosesAnExchange => {
+                        let rival = before.expect("it is here");
+                        let mut hand = me.hand();
+                        let received =
+                            me.ring().receive(&me.lane, &mut hand, |_| while rival.try_recv().is_ok() {});
+                        assert_eq!(received, Err(Refusal::WouldBlock));
+                    }
+                    Then::TriesAnOrphan => drop(me.try_orphan()),
+                    Then::Leaves => drop(me.leave()),
+                }
+            });
+            if then == Then::TriesAnOrphan {
+                let _ = beside.as_ref().and_then(Handle::try_orphan);
+            }
+            let intent = queue.records[0].load(Ordering::Acquire);
+            let is_behind = intent != first && (intent == 0 || cell(intent) != next);
+            if is_behind {
+                assert_ne!(cell(queue.records[1].load(Ordering::Relaxed)), cell(old), "given away before");
+            }
+            worker.join().expect("ends well");
+            outcome.extend([u64::from(is_behind), intent]);
+        });
+        assert!(seen.iter().any(|seen| seen[1] == 0) && seen.iter().any(|seen| seen[0] == 0), "{seen:?}");
+    }
 }
 
 /// Who claims a lane writes into a cell that the last holder read, and goes on where the ring is.
@@ -1008,9 +1073,10 @@ fn finished_is_after_the_last_release() {
 /// An orphan goes from one hand to the next while somebody looks at all of them.
 #[test]
 fn finished_overlooks_no_orphan_on_its_way() {
-    explore("exchange_finished_orphan", 50, if cfg!(crossproc_model_rmw) { 2 } else { 1 }, |_| {
-        let (kernel, queue) = (Kernel::new(), Queue::new(1, 4, 1));
-        let [taker, first, me, leaver] = [1, 2, 3, 4].map(|tid| handle(&queue, &kernel, tid));
+    // With real loads one thread after the other, and all the old values that each may see.
+    explore("exchange_finished_orphan", 50, if cfg!(crossproc_model_rmw) { 2 } else { 0 }, |_| {
+        let (kernel, queue) = (Kernel::new(), Queue::new(1, 5, 1));
+        let [taker, first, me, leaver, last] = [1, 2, 3, 4, 5].map(|tid| handle(&queue, &kernel, tid));
         me.send(7);
         let _hand = leaver.try_receive().expect("there is one");
         leaver.leave();
@@ -1023,27 +1089,33 @@ fn finished_overlooks_no_orphan_on_its_way() {
         let taker = taker.beside(|me| {
             let _ = me.try_orphan();
         });
-        assert!(!me.ring().is_finished(&me.lane));
+        // In a thread of its own, which has seen nothing yet.
+        let finished = me.beside(|me| me.ring().is_finished(&me.lane));
         first.join().expect("ends well");
         taker.join().expect("ends well");
-        assert!(!me.ring().is_finished(&me.lane));
+        assert!(!finished.join().expect("ends well"));
+        assert!(!last.ring().is_finished(&last.lane));
     });
 }
 
 /// Who finds itself the last has seen all that the others sent.
 #[test]
 fn the_last_one_has_seen_what_was_sent() {
-    explore("exchange_last", 4, 3, |_| {
+    let seen = explore("exchange_last", 4, 3, |outcome| {
         let (kernel, queue) = (Kernel::new(), Queue::new(1, 2, 1));
         let [me, other] = [1, 2].map(|tid| handle(&queue, &kernel, tid));
         let other = thread::spawn(move || {
             other.send(7);
             other.leave();
         });
-        while !me.ring().is_last(&me.lane) {
-            thread::yield_now();
-        }
-        assert_eq!(me.try_recv(), Ok(7));
+        // In a thread of its own, which has seen nothing yet.
+        let me = me.beside(|me| {
+            let is_last = me.ring().is_last(&me.lane);
+            assert!(!is_last || me.try_recv() == Ok(7));
+            is_last
+        });
+        outcome.push(u64::from(me.join().expect("ends well")));
         other.join().expect("ends well");
     });
+    assert_eq!(seen.len(), 2, "{seen:?}");
 }

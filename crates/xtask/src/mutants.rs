@@ -33,7 +33,7 @@ const FILES: [(&str, &str); 11] = [
 
 /// A mutant that keeps its models busy for this long counts as noticed (unless the models alone need
 /// a quarter of it).
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 

@@ -309,14 +309,15 @@ impl Exchange<'_> {
     /// Whether the exchange of a dead lane came off; `None` if that can not be told yet.
     fn came_off(&self, number: usize, dead: &Record) -> Option<bool> {
         let shape = self.shape;
+        // Whoever intended this had acquired what came before it there; and neither of its two cells comes there after it.
         let there = match dead.intent.slot() {
             Some(slot) => {
-                (slot < shape.capacity).then(|| shape.cell_of(self.slot(slot).load_first(Ordering::Acquire)))
+                (slot < shape.capacity).then(|| shape.cell_of(self.slot(slot).load_first(Ordering::Relaxed)))
             }
             None => {
                 let (lane, hand) = dead.intent.orphan();
                 (lane < shape.lanes && hand < shape.hands)
-                    .then(|| self.hand(lane, hand).load(Ordering::Acquire) as u32)
+                    .then(|| self.hand(lane, hand).load(Ordering::Relaxed) as u32)
             }
         };
         match there {
@@ -327,28 +328,43 @@ impl Exchange<'_> {
         }
     }
 
+    /// The cells of all slots, and the records of all lanes: of lanes at work only those that held still meanwhile.
+    ///
+    /// Who sees a cell in a slot, or what a lane intends, sees afterwards what that lane had in its hands before.
+    fn survey(&self) -> (Vec<u32>, Vec<Option<Record>>) {
+        let shape = self.shape;
+        let first: Vec<Record> = (0..self.lanes_used()).map(|lane| self.read(lane)).collect();
+        let slots = (0..shape.capacity)
+            .map(|index| shape.cell_of(self.slot(index).load_first(Ordering::Acquire)))
+            .collect();
+        let is_still = |(lane, before): (usize, Record)| (self.read(lane) == before).then_some(before);
+        (slots, first.into_iter().enumerate().map(is_still).collect())
+    }
+
+    /// For models: the cells of all slots, and intent and hands of the lane, if it held still.
+    #[cfg(crossproc_model)]
+    #[doc(hidden)]
+    pub fn surveyed(&self, lane: usize) -> (Vec<u32>, Option<(u64, Vec<u64>)>) {
+        let (slots, mut lanes) = self.survey();
+        (slots, lanes.swap_remove(lane).map(|record| (record.intent.0, record.hands)))
+    }
+
     /// Looks for either of the two cells elsewhere.
     fn search(&self, number: usize, dead: &Record) -> Option<bool> {
-        let shape = self.shape;
-        let mut found = Cells(alloc::vec![0; shape.cells().div_ceil(64)]);
-        let lanes = self.lanes_used();
-        let first: Vec<Record> = (0..lanes).map(|lane| self.read(lane)).collect();
-        for index in 0..shape.capacity {
-            found.insert(shape.cell_of(self.slot(index).load_first(Ordering::Acquire)));
-        }
+        let mut found = Cells(alloc::vec![0; self.shape.cells().div_ceil(64)]);
+        let (slots, lanes) = self.survey();
+        slots.into_iter().for_each(|cell| found.insert(cell));
         let mut doubtful = Vec::new();
-        for (lane, before) in first.into_iter().enumerate() {
-            if self.read(lane) != before {
-                continue;
-            }
-            let settled = before.is_settled();
-            for (hand, &word) in before.hands.iter().enumerate() {
-                if settled || hand != before.intent.hand() {
+        for (lane, record) in lanes.into_iter().enumerate() {
+            let Some(record) = record else { continue };
+            let settled = record.is_settled();
+            for (hand, &word) in record.hands.iter().enumerate() {
+                if settled || hand != record.intent.hand() {
                     found.insert(word as u32);
                 }
             }
             if !settled && lane != number {
-                doubtful.push(before);
+                doubtful.push(record);
             }
         }
         let (mine, wanted) = (dead.mine(), dead.intent.cell());

@@ -1,7 +1,10 @@
 //! What a sandbox forbids is made up for.
 
-use crossproc_primitives::Lock;
+use crossproc_primitives::{BytesQueue, Lock};
+use crossproc_segment::SegmentOptions;
 use crossproc_tests::{Board, HANG, await_asleep, child, join, kill_and_reap, not_run, tied_to_parent};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::kernel;
 use crate::lock::said;
@@ -42,6 +45,25 @@ fn a_death_is_noticed_when_futex_waitv_answers(errno: i32) {
         Some(told) => assert_eq!(told, "OwnerDied"),
         None => not_run("system call filters (seccomp) are not allowed"),
     }
+}
+
+/// A segment is longer than files may be: an error, and not SIGXFSZ.
+#[test]
+fn a_limit_of_the_size_of_files_is_an_error() {
+    let kinds = child(
+        |()| {
+            let limit = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+            setrlimit(Resource::Fsize, limit).unwrap();
+            let too_large = SegmentOptions::new().anonymous(1 << 21).unwrap_err();
+            let queue = BytesQueue::new(4).map(drop).map_err(|error| format!("{:?}", error.kind()));
+            assert!(SegmentOptions::new().anonymous(4096).is_ok());
+            (format!("{:?}: {too_large}", too_large.kind()), queue)
+        },
+        (),
+    );
+    let (segment, queue) = join(kinds);
+    assert!(segment.starts_with("TooLarge: ") && segment.contains("ulimit -f"), "{segment}");
+    assert_eq!(queue, Err("TooLarge".to_owned()));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rustix::fs::{
     fcntl_get_seals, fcntl_getfl, fstat, fstatfs, fstatvfs, ftruncate, memfd_create,
 };
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, ErrorKind};
 use crate::header::too_short;
@@ -51,7 +52,10 @@ pub(crate) fn has_transparent_huge_pages() -> bool {
 
 /// Gives a new, empty file its length; no page is touched yet.
 pub(crate) fn set_length(fd: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
-    ftruncate(fd, len).map_err(|errno| Error::os(format_args!("making room for {len} bytes"), errno))
+    // Beyond this limit the kernel sends a signal that ends the process.
+    let is_possible = getrlimit(Resource::Fsize).current.is_none_or(|most| len <= most);
+    let made = if is_possible { ftruncate(fd, len) } else { Err(Errno::FBIG) };
+    made.map_err(|errno| Error::os(format_args!("making room for {len} bytes"), errno))
 }
 
 /// Makes every page of a new file be there, so that a full file system is an error now and not a SIGBUS

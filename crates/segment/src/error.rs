@@ -138,7 +138,10 @@ fn classify(source: &io::Error) -> (ErrorKind, &'static str) {
             (ErrorKind::NoSpace, "; make room there, ask for less, or use an anonymous segment")
         }
         Some(Errno::NOMEM) => (ErrorKind::NoMemory, "; ask for less or raise the memory limit"),
-        Some(Errno::FBIG | Errno::OVERFLOW) => (ErrorKind::TooLarge, "; ask for less"),
+        Some(Errno::FBIG | Errno::OVERFLOW) => (
+            ErrorKind::TooLarge,
+            "; ask for less, or raise this process's limit of the size of files (`ulimit -f`, RLIMIT_FSIZE)",
+        ),
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => (ErrorKind::Denied, ""),
         Some(Errno::NOENT) => (ErrorKind::NotFound, ""),
         Some(Errno::EXIST) => (ErrorKind::Exists, ""),

@@ -1,18 +1,22 @@
-//! What a duplex pipe costs between two processes: there and back, and as a stream of messages.
+//! What a duplex pipe costs between two processes: there and back, and as a stream of messages; and a `Call`.
 //!
 //! Peers, between the same two processes: a pair of pipes of the kernel, a Unix stream socket, a Unix seqpacket socket (one message each), and
 //! ipc-channel (bytes). Messages of a stream have a known length, so the peers need no framing.
 //!
 //! `CPU` is the time that both processes together were busy for a message.
+//!
+//! With an argument only what has it in its title: `cargo bench --bench pipe -- "1048576 bytes"`.
 
 use std::fs::File;
+use std::hint::spin_loop;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossproc_benches::{Better, Scale, Turns, pin};
-use crossproc_primitives::{Connection, PipeOptions};
+use crossproc_primitives::{Call, Connection, PipeOptions};
 use crossproc_segment::handover::Handed;
 use crossproc_tests::{Board, child, join, tied_to_parent};
 use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender, bytes_channel};
@@ -116,6 +120,8 @@ impl Way for IpcChannel {
 const QUIT: u64 = 0;
 const ECHO: u64 = 1;
 const SINK: u64 = 2;
+const SERVE: u64 = 3;
+const BARE: u64 = 4;
 // The board.
 const ORDER: usize = 0;
 const WAY: usize = 1;
@@ -123,14 +129,18 @@ const COUNT: usize = 2;
 const SIZE: usize = 3;
 const ROUND: usize = 16;
 const CPU: usize = 32;
+/// Two words in lines of their own.
+const PING: usize = 48;
+const PONG: usize = 64;
 
 const NAMES: [&str; 6] =
     ["crossproc", "crossproc, in place", "two pipes", "Unix stream", "Unix seqpacket", "ipc-channel"];
 
 /// What the child gets.
-type Ends = (Board, Ours, (Handed<File>, Handed<File>), Handed<UnixStream>, Handed<OwnedFd>, String);
+type Ends =
+    (Board, Ours, Call<u64, u64>, (Handed<File>, Handed<File>), Handed<UnixStream>, Handed<OwnedFd>, String);
 
-fn child_side((board, ours, pipes, stream, packets, server): Ends) {
+fn child_side((board, ours, call, pipes, stream, packets, server): Ends) {
     tied_to_parent();
     pin(1);
     // The other end of two byte channels, each made by who receives.
@@ -157,8 +167,21 @@ fn child_side((board, ours, pipes, stream, packets, server): Ends) {
             return;
         }
         let before = cpu();
-        for _ in 0..board.get(COUNT) {
-            way.recv(message);
+        for n in 1..=board.get(COUNT) {
+            match order {
+                SERVE => {
+                    let request = call.serve().unwrap();
+                    let number = *request;
+                    request.reply(number + 1);
+                }
+                BARE => {
+                    while board[PING].load(Ordering::Acquire) != n {
+                        spin_loop();
+                    }
+                    board[PONG].store(n, Ordering::Release);
+                }
+                _ => way.recv(message),
+            }
             if order == ECHO {
                 way.send(message);
             }
@@ -186,6 +209,20 @@ struct Bench {
 }
 
 impl Bench {
+    /// Nanoseconds there and back of what has nothing to do with the ways.
+    fn turn(&mut self, order: u64, count: u64, mut turn: impl FnMut(&Board, u64)) -> f64 {
+        for (at, value) in [(ORDER, order), (WAY, 0), (COUNT, count), (SIZE, 1), (PING, 0), (PONG, 0)] {
+            self.board.set(at, value);
+        }
+        self.round += 1;
+        self.board.set(ROUND, self.round);
+        let started = Instant::now();
+        (1..=count).for_each(|n| turn(&self.board, n));
+        let elapsed = started.elapsed().as_secs_f64();
+        self.board.await_at_least(CPU + 1, self.round);
+        elapsed / count as f64 * 1e9
+    }
+
     /// Nanoseconds per message.
     fn run(&mut self, way: usize, order: u64, size: usize, count: u64) -> f64 {
         for (at, value) in [(ORDER, order), (WAY, way as u64), (COUNT, count), (SIZE, size as u64)] {
@@ -213,10 +250,35 @@ impl Bench {
     }
 }
 
+/// A call, against what two lines of memory and two rings need for the same.
+fn compare_calls(scale: Scale, asked: Option<&str>, bench: &mut Bench, call: &Call<u64, u64>) {
+    let title = "call, there and back, 8 bytes";
+    if asked.is_some_and(|asked| !title.contains(asked)) {
+        return;
+    }
+    let count = scale.count(100_000);
+    let shared = std::cell::RefCell::new(bench);
+    let bare = |board: &Board, n| {
+        board[PING].store(n, Ordering::Release);
+        while board[PONG].load(Ordering::Acquire) != n {
+            spin_loop();
+        }
+    };
+    let turns = Turns::new(title.to_owned(), "ns", Better::Less)
+        .subject("Call", || {
+            shared.borrow_mut().turn(SERVE, count, |_, n| assert_eq!(call.call(&n), Ok(n + 1)))
+        })
+        .against("two bare cache lines", "<= 0.6 x", 0.6, || shared.borrow_mut().turn(BARE, count, bare))
+        .subject("Connection", || shared.borrow_mut().run(0, ECHO, 8, count));
+    turns.run(scale.rounds(15));
+}
+
 fn main() {
     let scale = Scale::from_arguments();
-    let board = Board::new(64);
+    let asked = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let board = Board::new(80);
     let (ours, their_ours) = PipeOptions::new().capacity(256 << 10).duplex().unwrap();
+    let call = Call::<u64, u64>::new().unwrap();
     let (their_in, out) = rustix::pipe::pipe().unwrap();
     let (input, their_out) = rustix::pipe::pipe().unwrap();
     let (stream, their_stream) = UnixStream::pair().unwrap();
@@ -228,6 +290,7 @@ fn main() {
         (
             board.clone(),
             their_ours,
+            call.clone(),
             (Handed(File::from(their_out)), Handed(File::from(their_in))),
             Handed(their_stream),
             Handed(their_packets),
@@ -249,12 +312,16 @@ fn main() {
     ];
     let buffer = vec![1; 16 << 20];
     let mut bench = Bench { board, ways, buffer, round: 0, cpu: [0.0; NAMES.len()] };
+    compare_calls(scale, asked.as_deref(), &mut bench, &call);
     for (order, what) in [(ECHO, "there and back"), (SINK, "stream")] {
         for size in [8, 64, 1 << 10, 16 << 10, 64 << 10, 1 << 20, 16 << 20] {
             let count = scale.count(((32 << 20) / size as u64).clamp(8, 20_000));
             let count = if scale == Scale::Tiny { count.min(3) } else { count };
             let shared = std::cell::RefCell::new(&mut bench);
             let title = format!("{what}, {size} bytes");
+            if asked.as_ref().is_some_and(|asked| !title.contains(asked.as_str())) {
+                continue;
+            }
             let mut turns = Turns::new(title, "ns", Better::Less);
             for (way, name) in NAMES.into_iter().enumerate() {
                 // A packet has to fit into the socket's buffer.

@@ -48,6 +48,7 @@ const ROOMS: &[&str] = &[
     "crates/primitives/src/pipe/bytes.rs",
     "crates/primitives/src/rwlock.rs",
     "crates/primitives/src/slab.rs",
+    "crates/process/src/copies.rs",
     "crates/process/src/entry.rs",
     "crates/process/src/hook.rs",
     "crates/process/src/linux.rs",

@@ -7,6 +7,7 @@
 //! machine that slows down slows all of them down, and drive several processes that work at the same time.
 #![deny(unsafe_code)]
 
+pub mod forks;
 pub mod futex;
 pub mod pthread;
 pub mod syscalls;

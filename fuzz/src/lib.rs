@@ -5,6 +5,7 @@
 //! failed stays in the corpus under a name that says what it was.
 #![forbid(unsafe_code)]
 
+mod pipe;
 mod queue;
 mod spsc;
 
@@ -20,6 +21,7 @@ use crossproc_segment::{ErrorKind, ObjectKind, ObjectSpec, PlacedSlice, Segment,
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::{pread, write};
 
+pub use pipe::pipe_bytes;
 pub use queue::queue_bytes;
 pub use spsc::spsc_bytes;
 
@@ -36,6 +38,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "owner", run: owner },
     Target { name: "objects", run: objects },
+    Target { name: "pipe_bytes", run: pipe_bytes },
     Target { name: "plain_difference", run: plain_difference },
     Target { name: "queue_bytes", run: queue_bytes },
     Target { name: "segment_bytes", run: segment_bytes },

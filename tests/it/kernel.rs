@@ -488,3 +488,91 @@ pub(crate) fn waker_that_calls(on_clone: impl FnOnce() + 'static) -> Waker {
     // SAFETY: there is no data, so any thread may do anything with it; a clone is the same as the original.
     unsafe { Waker::new(null(), &CALLS) }
 }
+
+/// The start method `Fork`, for tests that run in a process of their own.
+pub(crate) fn forking() -> crossproc_process::Fork {
+    // SAFETY: the functions of the tests use nothing that their parent owns, and the tests run on the only thread.
+    unsafe { crossproc_process::Fork::new() }
+}
+
+/// Whom libc takes the calling thread for: the owner that it writes into a mutex.
+pub(crate) fn thread_as_libc_sees_it() -> i32 {
+    // SAFETY: the mutex is on this stack, initialised before it is used and destroyed after; its second word but one is the
+    // owner, in glibc and in musl's kinds that check for errors.
+    unsafe {
+        let mut kind = std::mem::zeroed::<libc::pthread_mutexattr_t>();
+        let mut mutex = std::mem::zeroed::<libc::pthread_mutex_t>();
+        assert_eq!(libc::pthread_mutexattr_init(&raw mut kind), 0);
+        assert_eq!(libc::pthread_mutexattr_settype(&raw mut kind, libc::PTHREAD_MUTEX_ERRORCHECK), 0);
+        assert_eq!(libc::pthread_mutex_init(&raw mut mutex, &raw const kind), 0);
+        assert_eq!(libc::pthread_mutex_lock(&raw mut mutex), 0);
+        let at = if cfg!(target_env = "musl") { 1 } else { 2 };
+        let owner = (&raw const mutex).cast::<i32>().add(at).read();
+        assert_eq!(libc::pthread_mutex_unlock(&raw mut mutex), 0);
+        libc::pthread_mutex_destroy(&raw mut mutex);
+        owner
+    }
+}
+
+/// Whether the kernel knows a robust list of the calling thread.
+pub(crate) fn has_robust_list() -> bool {
+    let (mut list, mut size) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
+    // SAFETY: the kernel writes a pointer and a size.
+    let asked = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut list, &raw mut size) };
+    asked == 0 && !list.is_null()
+}
+
+/// Changes the environment of this process, which must have one thread.
+pub(crate) fn set_variable(name: &str, value: &str) {
+    // SAFETY: nobody else reads or writes it meanwhile.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// From here on the signal does nothing but interrupt calls.
+pub(crate) fn shrug_off(signal: i32) {
+    extern "C" fn shrug(_: i32) {}
+    // SAFETY: the handler does nothing.
+    unsafe { libc::signal(signal, shrug as extern "C" fn(i32) as libc::sighandler_t) };
+}
+
+/// From here on the signal does what it does to a new process.
+pub(crate) fn take_as_usual(signal: i32) {
+    // SAFETY: no handler.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// From here on the signal does not reach the calling thread.
+pub(crate) fn block(signal: i32) {
+    // SAFETY: the set is made by sigemptyset.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), 0);
+    }
+}
+
+/// A new terminal: the end of who sits at it, and the path of the other end.
+pub(crate) fn pseudo_terminal() -> (OwnedFd, String) {
+    let mut name = [0_u8; 128];
+    // SAFETY: the descriptor is new and ours; the name is written into a buffer of the length given, with a NUL at its end.
+    unsafe {
+        let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        assert_ne!(master, -1, "posix_openpt: {}", io::Error::last_os_error());
+        let terminal = OwnedFd::from_raw_fd(master);
+        assert_eq!((libc::grantpt(master), libc::unlockpt(master)), (0, 0));
+        assert_eq!(libc::ptsname_r(master, name.as_mut_ptr().cast(), name.len()), 0);
+        let name = std::ffi::CStr::from_bytes_until_nul(&name).expect("a NUL").to_str().expect("a path");
+        (terminal, name.to_owned())
+    }
+}
+
+/// When this process ends by `exit`, its exit code will be 77.
+pub(crate) fn spoil_the_exit() {
+    extern "C" fn spoil() {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(77) }
+    }
+    // SAFETY: the handler is a function of this program, which stays.
+    assert_eq!(unsafe { libc::atexit(spoil) }, 0);
+}

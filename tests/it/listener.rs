@@ -26,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::every_call::at_every_call;
 use crate::kernel::{End, Forked};
+use crate::pipe::block_on;
 
 const SOON: Duration = Duration::from_millis(30);
 
@@ -151,6 +152,79 @@ fn handles_go_both_ways() {
     connection.recv_timeout(HANG).unwrap().set().unwrap();
     assert_eq!(mine.wait_timeout(HANG), Ok(()));
     join(process);
+}
+
+#[test]
+fn tasks_accept() {
+    isolated(|()| {
+        let address = name();
+        let listener = Listener::<String, u32>::bind(&address).unwrap();
+        let fds = || fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(block_on(listener.accept_async(), SOON).is_none(), "nobody comes");
+        // What a process opens once.
+        drop(Event::new().unwrap());
+        let before = fds();
+        for _ in 0..50 {
+            assert!(block_on(listener.accept_async(), Duration::from_micros(20)).is_none());
+        }
+        assert_eq!(fds(), before, "a future that is dropped leaves nothing");
+        // Two tasks, in threads of their own, and somebody who comes while both wait.
+        let accept = || {
+            let connection = block_on(listener.accept_async(), HANG).unwrap().unwrap();
+            answer(&connection);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(accept);
+            scope.spawn(accept);
+            sleep(SOON);
+            for process in [0; 2].map(|_| child(ask, (address.clone(), 3))) {
+                assert_eq!(join(process).0, ["0", "1", "2"]);
+            }
+        });
+        // A handshake that has begun is gone on with by the next one.
+        let asking = child(ask, (address.clone(), 3));
+        let accepted = loop {
+            if let Some(accepted) = block_on(listener.accept_async(), Duration::from_micros(200)) {
+                break accepted.unwrap();
+            }
+        };
+        answer(&accepted);
+        assert_eq!(join(asking).0, ["0", "1", "2"]);
+        drop(accepted);
+        assert_eq!(fds(), before);
+        assert_eq!(listener.refused(), 0);
+    });
+}
+
+#[test]
+fn many_connections_leave_nothing_behind() {
+    isolated(|()| {
+        const ROUNDS: usize = 500;
+        let folder = Folder::new();
+        let count = |what: &str| fs::read_dir(what).unwrap().count();
+        let now = || {
+            let files = folder.0.to_str().unwrap();
+            (count("/proc/self/fd"), count("/proc/self/map_files"), count(files))
+        };
+        let listener = Listener::<String, u32>::bind(folder.socket()).unwrap();
+        let talk = |n: usize| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let connection: Connection<u32, String> = connect(folder.socket()).unwrap();
+                    connection.send(&(n as u32)).unwrap();
+                    assert_eq!(connection.recv_timeout(HANG).unwrap(), n.to_string());
+                });
+                answer(&listener.accept_timeout(HANG).unwrap());
+            });
+        };
+        talk(0);
+        let before = now();
+        (0..ROUNDS).for_each(talk);
+        assert_eq!(now(), before);
+        assert_eq!(listener.refused(), 0);
+        drop(listener);
+        assert_eq!(now().2, 0, "the socket's file is gone");
+    });
 }
 
 #[test]

@@ -12,7 +12,9 @@
 //! | `queue.rs` | messages arrive once and in order; what dead receivers had comes back, flagged |
 //! | `queue_damage.rs` | a queue whose words are overwritten at random crashes and hangs nobody |
 //! | `object_queue.rs` | messages of any size arrive whole; memory is given back, and so is what does not fit |
+//! | `pool.rs` | a pool computes what it is asked; a death takes one task along, whenever and however it comes |
 //! | `pipe.rs` | messages of two ends come whole, in order and once, however many write and read; who is gone is told to the others |
+//! | `connection.rs` | what Python's `Connection` does, row by row, and our answers |
 //! | `call.rs` | each call is answered once, by a server that lives |
 //! | `listener.rs` | programs that know nothing of each other meet; nobody who dies, lies or says nothing keeps the others out |
 //! | `spsc.rs` | what is pushed is popped once and in order, whoever is killed or replaced |
@@ -20,6 +22,8 @@
 //! | `once.rs` | something is done once, whoever dies while doing it |
 //! | `sandbox.rs` | what is not allowed (`futex_waitv`) is made up for |
 //! | `fork.rs` | what a forked child may and may not do with what it inherited |
+//! | `process_start.rs` | a process is and has the same, whichever way it was started; starts that fail |
+//! | `process_life.rs` | daemons end with their parent, and nobody with the fork server; nothing is left of thousands |
 //! | `value.rs`, `array.rs` | values are whole, arrays say when they may not be |
 //! | `event.rs`, `condvar.rs`, `barrier.rs` | nobody sleeps through a wake-up, whoever is killed; all parties pass or none |
 //! | `handles.rs` | every handle travels to a child and back |
@@ -33,6 +37,7 @@ mod array;
 mod barrier;
 mod call;
 mod condvar;
+mod connection;
 mod death;
 mod event;
 mod every_call;
@@ -49,6 +54,9 @@ mod object_queue;
 mod once;
 mod participants;
 mod pipe;
+mod pool;
+mod process_life;
+mod process_start;
 mod queue;
 mod queue_damage;
 mod readiness;

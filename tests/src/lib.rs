@@ -1,5 +1,6 @@
 //! What tests with real processes share, and the long runs: the [storm] over the lock, the [tempest] over all objects, the
-//! [storm over the queue](queue_storm), the search for [torn] values, and how soon who sleeps is [woken](wake) by a death.
+//! storms [over the queue](queue_storm) and [over a pool](pool_storm), the search for [torn] values, and how soon who sleeps
+//! is [woken](wake) by a death.
 //!
 //! Every child is a process of its own, started by `crossproc-process`; threads would share the memory that is to be kept apart
 //! here. Children are killed when their test ends, however it ends. No test asserts that something is fast: [`HANG`] is
@@ -9,6 +10,7 @@
 mod board;
 mod children;
 pub mod linear;
+pub mod pool_storm;
 pub mod queue_storm;
 mod random;
 pub mod storm;

@@ -8,8 +8,10 @@ mod children;
 mod nobody_waits;
 mod owner_dies;
 mod pipes;
+mod pool;
 mod queues;
 mod recorder;
+mod start_methods;
 mod updates;
 mod workers;
 
@@ -36,6 +38,8 @@ const PROGRAMS: &[Program] = &[
     nobody_waits::PROGRAM,
     queues::PROGRAM,
     pipes::PROGRAM,
+    pool::PROGRAM,
+    start_methods::PROGRAM,
 ];
 
 /// The tour, for people. True if everything was right.

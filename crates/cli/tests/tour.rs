@@ -81,7 +81,10 @@ fn machines_get_one_document_with_all_checks() {
 
     let sections = report["sections"].as_array().unwrap();
     let names: Vec<_> = sections.iter().map(|section| section["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["workers", "updates", "owner_dies", "nobody_waits", "queues", "pipes"]);
+    assert_eq!(
+        names,
+        ["workers", "updates", "owner_dies", "nobody_waits", "queues", "pipes", "pool", "start_methods"]
+    );
     for section in sections {
         assert!(section["ok"] == true && section["stopped"].is_null(), "{section}");
         let checks = section["checks"].as_array().unwrap();

@@ -386,6 +386,12 @@ pub mod process {
     pub use crossproc_process::*;
 }
 
+/// Pools of workers: all of `crossproc-pool`.
+pub mod pool {
+    #[doc(inline)]
+    pub use crossproc_pool::*;
+}
+
 /// Memory: what a user of segments needs. Who makes further primitives depends on `crossproc-segment` itself: placing
 /// words in memory that others guard is at one's own risk.
 pub mod segment {
@@ -425,9 +431,12 @@ pub use crossproc_primitives::spsc;
 pub use crossproc_primitives::listener;
 
 #[doc(inline)]
+pub use crossproc_pool::{OnWorkerDeath, Pool, PoolError, TaskError};
+
+#[doc(inline)]
 pub use crossproc_process::{
-    Error as ProcessError, ErrorKind as ProcessErrorKind, ExitStatus, Handed, JoinError, Process, Stdio,
-    available_parallelism, register,
+    ActiveChild, Error as ProcessError, ErrorKind as ProcessErrorKind, ExitStatus, Fork, ForkServer, Handed,
+    JoinError, Process, StartMethod, Stdio, active_children, available_parallelism, register,
 };
 
 #[doc(inline)]

@@ -7,5 +7,5 @@
 pub use crate::{
     Array, Barrier, BinarySemaphore, BoundedSemaphore, BytesQueue, BytesQueueOptions, Call, Condvar,
     Connection, Event, Guard, JoinableQueue, Lock, LockError, Mutex, ObjectQueue, Objects, Once, Pipe, Plain,
-    Process, Queue, QueueOptions, RLock, RawArray, RawValue, RwLock, Segment, Semaphore, Value,
+    Pool, Process, Queue, QueueOptions, RLock, RawArray, RawValue, RwLock, Segment, Semaphore, Value,
 };

@@ -10,10 +10,10 @@ use crossproc_segment::handover;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::call::explain;
-use crate::spawn::{Plan, start};
+use crate::start::{Plan, start};
 use crate::stdio::Stdio;
-use crate::wire::Function;
-use crate::{Error, ErrorKind, Process, entry, named};
+use crate::wire::{Function, Manner};
+use crate::{Error, ErrorKind, Process, StartMethod, children, current, entry, named};
 
 /// The settings of a process that is to be started; made by [`Process::builder`].
 ///
@@ -36,28 +36,40 @@ use crate::{Error, ErrorKind, Process, entry, named};
 #[must_use = "a builder starts nothing until `spawn` is called"]
 pub struct Builder {
     name: Option<String>,
+    method: StartMethod,
+    arguments: Vec<OsString>,
     environment: Vec<(OsString, Option<OsString>)>,
     current_dir: Option<PathBuf>,
     stdin: Stdio,
     stdout: Stdio,
     stderr: Stdio,
     executable: Option<PathBuf>,
+    daemon: Option<bool>,
+    cpus: Option<Vec<u32>>,
+    niceness: Option<i32>,
     start_timeout: Duration,
     kill_on_drop: bool,
+    listed: bool,
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
         Self {
             name: None,
+            method: StartMethod::Spawn,
+            arguments: Vec::new(),
             environment: Vec::new(),
             current_dir: None,
             stdin: Stdio::inherit(),
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
             executable: None,
+            daemon: None,
+            cpus: None,
+            niceness: None,
             start_timeout: Duration::from_secs(10),
             kill_on_drop: false,
+            listed: true,
         }
     }
 
@@ -65,6 +77,22 @@ impl Builder {
     /// and `top`. At most 255 bytes, none of them 0. Without one it is "process-1", "process-2", ..
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// How the process is made. Default: [`StartMethod::Spawn`].
+    pub fn start_method(mut self, method: impl Into<StartMethod>) -> Self {
+        self.method = method.into();
+        self
+    }
+
+    /// Adds to the command line of the process, as its [`std::env::args`] and `ps` show it; the first element
+    /// of that is there already, and nothing else is, unless it is given here. Only with
+    /// [`StartMethod::Spawn`]: copies of a process have the command line of their original.
+    ///
+    /// This is for libraries that look there. What the function needs goes into its arguments.
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self
     }
 
@@ -116,6 +144,31 @@ impl Builder {
         self
     }
 
+    /// Whether the process ends with this one, however this one ends: a return from `main`, a crash, SIGKILL.
+    /// It is then killed (SIGKILL), by a thread of its own, within a moment; if it is stopped (SIGSTOP), when
+    /// it goes on. Which thread of this process has started it does not matter. Default: as this process
+    /// ([`Current::is_daemon`](crate::Current::is_daemon)), so no.
+    pub fn daemon(mut self, daemon: bool) -> Self {
+        self.daemon = Some(daemon);
+        self
+    }
+
+    /// The processors on which the process may run, by their numbers from 0. Default: those of the calling
+    /// thread (with a [`ForkServer`](crate::ForkServer): of the thread that started it).
+    pub fn cpu_affinity(mut self, processors: impl IntoIterator<Item = usize>) -> Self {
+        let number = |cpu| u32::try_from(cpu).unwrap_or(u32::MAX);
+        self.cpus = Some(processors.into_iter().map(number).collect());
+        self
+    }
+
+    /// How willingly the process leaves the processors to others: from -20 (not at all) to 19. Less than this
+    /// process has needs a privilege. Default: as the calling thread (with a
+    /// [`ForkServer`](crate::ForkServer): as the thread that started it).
+    pub fn niceness(mut self, niceness: i32) -> Self {
+        self.niceness = Some(niceness);
+        self
+    }
+
     /// How long the process may take until it has its arguments; then it is killed and `spawn` fails with
     /// [`ErrorKind::TimedOut`]. Default: 10 seconds.
     pub fn start_timeout(mut self, limit: Duration) -> Self {
@@ -127,6 +180,12 @@ impl Builder {
     /// itself.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
+        self
+    }
+
+    /// Not to be found among the children of this process.
+    pub(crate) fn unlisted(mut self) -> Self {
+        self.listed = false;
         self
     }
 
@@ -161,7 +220,7 @@ impl Builder {
 
     fn start<A: Serialize, R>(self, function: Function, arguments: A) -> Result<Process<R>, Error> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
-        crate::process::reap_detached();
+        children::reap_detached();
         let argv0 = match &self.name {
             Some(name) => name.into(),
             None => std::env::args_os().next().unwrap_or_default(),
@@ -183,20 +242,24 @@ impl Builder {
             );
             Error::with_source(ErrorKind::Arguments, text, error)
         })?;
+        let daemon = self.daemon.unwrap_or_else(|| current().is_daemon());
         let plan = Plan {
             name: name.clone(),
+            method: self.method,
             argv0,
+            arguments: self.arguments,
             environment: self.environment,
             current_dir: self.current_dir,
             stdin: self.stdin,
             stdout: self.stdout,
             stderr: self.stderr,
             executable: self.executable,
+            manner: Manner { daemon, cpus: self.cpus, niceness: self.niceness },
             start_timeout: self.start_timeout,
         };
         let started = start(plan, function, &encoded, handles)?;
         // Only now: until the child has attached to what the arguments stand for, ours keep it alive.
         drop(arguments);
-        Ok(Process::new(name, self.kill_on_drop, started))
+        Ok(Process::new(name, daemon, self.kill_on_drop, self.listed, started))
     }
 }

@@ -43,34 +43,48 @@ where
         let text = format!("its arguments of type `{}` can not be deserialised: {reason}", type_name::<A>());
         Outcome::Refused(Refused { reason: Reason::Arguments, text })
     };
-    let arguments = match catch_unwind(AssertUnwindSafe(decode)) {
+    let arguments = match catch(decode) {
         Ok(Ok(arguments)) => arguments,
         Ok(Err(error)) => return refuse(explain(&error)),
-        Err(panic) => return refuse(format!("panic: {}", message_of(&*panic))),
+        Err(panic) => return refuse(format!("panic: {}", panic.message)),
     };
     started();
     let call_and_encode = || {
         let result = function(arguments);
         handover::pack(|| postcard::to_stdvec(&result))
     };
-    match catch_unwind(AssertUnwindSafe(call_and_encode)) {
+    match catch(call_and_encode) {
         Ok((Ok(body), descriptors)) => Outcome::Returned { body, descriptors },
         Ok((Err(error), _)) => Outcome::Unsendable(format!(
             "its result of type `{}` can not be serialised: {}",
             type_name::<R>(),
             explain(&error),
         )),
-        Err(panic) => {
-            let message = message_of(&*panic);
-            // A panic that was caught earlier, or resumed from another thread, has another message.
-            let location = LAST_PANIC.take().filter(|last| last.message == message).map(|last| last.location);
-            Outcome::Panicked { message, location }
-        }
+        Err(Panic { message, location }) => Outcome::Panicked { message, location },
     }
 }
 
+/// A panic that was caught.
+#[derive(Debug)]
+pub struct Panic {
+    /// What it said.
+    pub message: String,
+    /// Where, if the panic hook of the process told.
+    pub location: Option<String>,
+}
+
+/// Calls `f`; if it panics, says what the panic said.
+pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let message = message_of(&*panic);
+        // A panic that was caught earlier, or resumed from another thread, has another message.
+        let location = LAST_PANIC.take().filter(|last| last.message == message).map(|last| last.location);
+        Panic { message, location }
+    })
+}
+
 /// Why (de)serialising failed: the handle that failed knows better than postcard, whose errors carry no text.
-pub(crate) fn explain(error: &postcard::Error) -> String {
+pub fn explain(error: &postcard::Error) -> String {
     handover::last_error().unwrap_or_else(|| error.to_string())
 }
 

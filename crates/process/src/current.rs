@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crossproc_segment::PerProcess;
+
 use crate::poll;
 
 /// How many processes may start each other in a chain, the first one counted. The first has depth 0, and a
@@ -17,13 +19,15 @@ pub const MAX_DEPTH: u32 = 8;
 pub(crate) const DEPTH: &str = "CROSSPROC_DEPTH";
 
 static OWN_DEPTH: AtomicU32 = AtomicU32::new(0);
-static CURRENT: OnceLock<Current> = OnceLock::new();
-static PARENT: OnceLock<Parent> = OnceLock::new();
+/// Neither is inherited by a copy of this process.
+static CURRENT: PerProcess<OnceLock<Current>> = PerProcess::new();
+static PARENT: PerProcess<OnceLock<Parent>> = PerProcess::new();
 
 /// What the calling process is; see [`current`].
 #[derive(Debug)]
 pub struct Current {
     name: String,
+    daemon: bool,
 }
 
 /// The calling process: its name and depth.
@@ -40,7 +44,7 @@ pub struct Current {
 /// ```
 #[must_use]
 pub fn current() -> &'static Current {
-    CURRENT.get_or_init(|| Current { name: "main".to_owned() })
+    CURRENT.get().get_or_init(|| Current { name: "main".to_owned(), daemon: false })
 }
 
 impl Current {
@@ -63,6 +67,12 @@ impl Current {
         std::process::id()
     }
 
+    /// Whether it ends with the process that started it ([`Builder::daemon`](crate::Builder::daemon)).
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        self.daemon
+    }
+
     /// The process id of the process that started it with this crate.
     #[must_use]
     pub fn parent_pid(&self) -> Option<u32> {
@@ -81,7 +91,7 @@ impl Current {
 /// ```
 #[must_use]
 pub fn parent() -> Option<&'static Parent> {
-    PARENT.get()
+    PARENT.get().get()
 }
 
 /// The process that started this one.
@@ -114,16 +124,21 @@ impl AsFd for Parent {
 }
 
 /// Called once in a child, before its function.
-pub(crate) fn become_child(name: String, parent: Parent) {
-    // Fails only if a constructor of the program has asked for them before, and has been told "main".
-    let _ = CURRENT.set(Current { name });
-    let _ = PARENT.set(parent);
+pub(crate) fn become_child(name: String, daemon: bool, parent: Parent) -> &'static Parent {
+    // Fails only if a constructor of the program has asked before, and has been told "main".
+    let _ = CURRENT.get().set(Current { name, daemon });
+    PARENT.get().get_or_init(|| parent)
 }
 
 /// Called by the constructor in every process: later changes of the environment do not count.
 pub(crate) fn read_depth() {
     let depth = std::env::var(DEPTH).ok().and_then(|depth| depth.parse().ok());
     OWN_DEPTH.store(depth.unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Called in a copy of another process: it is deeper than that one.
+pub(crate) fn set_depth(depth: u32) {
+    OWN_DEPTH.store(depth, Ordering::Relaxed);
 }
 
 pub(crate) fn depth() -> u32 {

@@ -7,7 +7,7 @@
 //!
 //! Two addresses travel: that of the function, and that of the *trampoline* for its types, a function of ours
 //! that the compiler has made for these `A` and `R`: it knows how to deserialise the arguments, to call, and
-//! to serialise the result.
+//! to serialise the result. Functions that are called many times ([`Portable`]) have a trampoline of another form, the *ferry*.
 #![allow(unsafe_code)]
 
 use std::any::type_name;
@@ -19,6 +19,7 @@ use crate::call::{Call, Outcome, run};
 use crate::error::{Error, ErrorKind};
 use crate::image::Digest;
 use crate::linux::{Object, object_of};
+use crate::portable::{Portable, Way};
 use crate::wire::{Function, Reason, Refused};
 use crate::{hook, named};
 
@@ -40,11 +41,15 @@ where
     R: Serialize + DeserializeOwned,
 {
     let trampoline: Trampoline = trampoline::<A, R>;
-    let addresses = [trampoline as usize, function as usize];
+    let (home, [trampoline, function]) = offsets([trampoline as usize, function as usize])?;
+    Ok(Function::Code { build: home.build.clone(), trampoline, function, types: types::<A, R>() })
+}
+
+/// From the base of the executable to functions of it.
+fn offsets(addresses: [usize; 2]) -> Result<(&'static Object, [u64; 2]), Error> {
     match home() {
         Some(home) if home.is_executable && addresses.iter().all(|&address| home.has_code_at(address)) => {
-            let [trampoline, function] = addresses.map(|address| (address - home.base) as u64);
-            Ok(Function::Code { build: home.build.clone(), trampoline, function, types: types::<A, R>() })
+            Ok((home, addresses.map(|address| (address - home.base) as u64)))
         }
         _ => Err(Error::new(
             ErrorKind::OutsideExecutable,
@@ -98,6 +103,79 @@ where
     // SAFETY: that is this function's contract.
     let function = unsafe { std::mem::transmute::<*const (), fn(A) -> R>(code) };
     run(function, call)
+}
+
+/// As [`Trampoline`], for functions that are called more than once.
+type Ferry = unsafe fn(usize, &[u8], &mut Vec<u8>);
+
+/// A function of this process, ready to be called in its way.
+#[derive(Clone, Copy)]
+pub(crate) struct Passage {
+    ferry: Ferry,
+    function: usize,
+}
+
+impl Passage {
+    pub(crate) fn call(&self, arguments: &[u8], results: &mut Vec<u8>) {
+        // SAFETY: both are from one `describe_portable`, which is what `resolve_portable` made sure of.
+        unsafe { (self.ferry)(self.function, arguments, results) }
+    }
+}
+
+/// How to name `function`, and the way to call it, to processes that run the same executable.
+pub(crate) fn describe_portable<W, A, R>(function: fn(A) -> R) -> Result<Portable, Error>
+where
+    W: Way,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    let ferry: Ferry = ferry::<W, A, R>;
+    let (home, [passage, function]) = offsets([ferry as usize, function as usize])?;
+    let mut portable = Portable { passage, function, types: types::<A, R>(), seal: 0 };
+    portable.seal = seal(&portable, home);
+    Ok(portable)
+}
+
+/// The function that another process means, if this is a process of the same build.
+pub(crate) fn resolve_portable(portable: Portable) -> Result<Passage, String> {
+    let home = home().ok_or("this process can not tell which build it is")?;
+    if portable.seal != seal(&portable, home) {
+        return Err("the function is of another build, or the memory that it was named in is damaged".into());
+    }
+    let [ferry, function] =
+        [portable.passage, portable.function].map(|offset| home.base.wrapping_add(offset as usize));
+    let code = std::ptr::with_exposed_provenance::<()>(ferry);
+    // SAFETY: the seal fits these offsets and this build, and only `describe_portable` makes seals, in a process with an equal build: the
+    // same code at the same distance from the base. So there is a `Ferry` at this address, and a function of its types at the other.
+    // (Somebody who forges seals on purpose has been given this process's memory; see ARCHITECTURE.md, trust.)
+    let ferry = unsafe { std::mem::transmute::<*const (), Ferry>(code) };
+    Ok(Passage { ferry, function })
+}
+
+/// Calls the function at address `function`, in the way `W`.
+///
+/// # Safety
+///
+/// `function` is the address of an `fn(A) -> R`, for the `A` and `R` of this ferry.
+unsafe fn ferry<W, A, R>(function: usize, arguments: &[u8], results: &mut Vec<u8>)
+where
+    W: Way,
+    A: DeserializeOwned,
+    R: Serialize,
+{
+    let code = std::ptr::with_exposed_provenance::<()>(function);
+    // SAFETY: that is this function's contract.
+    let function = unsafe { std::mem::transmute::<*const (), fn(A) -> R>(code) };
+    W::call(function, arguments, results);
+}
+
+fn seal(portable: &Portable, home: &Object) -> u64 {
+    let mut digest = Digest::default();
+    digest.add_bytes(&home.build.id);
+    for word in [home.build.layout, portable.passage, portable.function, portable.types] {
+        digest.add(word);
+    }
+    digest.value()
 }
 
 fn types<A, R>() -> u64 {

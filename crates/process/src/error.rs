@@ -34,6 +34,14 @@ pub enum ErrorKind {
     OutsideExecutable,
     /// The name for the process is too long or contains a 0 byte.
     InvalidName,
+    /// The start method can not do what the builder asks for, such as another executable for a fork.
+    Unsupported,
+    /// This process has several threads, so it is not forked: a copy has one thread only, and what the others
+    /// had locked stays locked in it.
+    Threads,
+    /// The fork server can not serve: its preload function panicked, something in it has started a thread, it
+    /// belongs to another process, or it was killed again and again.
+    ForkServer,
     /// The executable could not be started, or the directory for it is not there.
     CannotStart,
     /// The process ended before it ran its function: it is another program, or it crashed on the way.

@@ -7,6 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::call::{Call, Outcome, run};
 use crate::entry::Callable;
+use crate::fork_server;
 use crate::wire::{Reason, Refused, clip};
 
 /// Registers a function of this program under a name, for [`Process::named`](crate::Process::named).
@@ -79,6 +80,9 @@ pub(crate) fn types<A, R>() -> &'static str {
 }
 
 pub(crate) fn resolve(name: &str, expected: &str) -> Result<Callable, Refused> {
+    if name == fork_server::NAME {
+        return Ok(Box::new(|call| run(fork_server::serve, call)));
+    }
     let mut registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
     let refuse = |reason, text| Err(Refused { reason, text });
     let mut places = (0..registry.len()).filter(|&place| registry[place].name == name);

@@ -13,9 +13,10 @@ use rustix::event::PollFlags;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::call::explain;
-use crate::spawn::{Started, kill_and_reap};
+use crate::children::{self, Child};
+use crate::start::{Started, kill_and_reap};
 use crate::wire::{Fault, Incoming, Kind, Message, Panicked, Patience, Received};
-use crate::{Builder, Error, ErrorKind, ExitStatus, JoinError, linux, poll, status};
+use crate::{Builder, Error, ErrorKind, ExitStatus, JoinError, poll, status};
 
 /// A process that was started to call one function, which returns an `R`.
 ///
@@ -24,13 +25,12 @@ use crate::{Builder, Error, ErrorKind, ExitStatus, JoinError, linux, poll, statu
 ///
 /// As a descriptor ([`AsFd`]) it is a pidfd: `poll` finds it readable when the process has ended.
 pub struct Process<R> {
-    pid: u32,
-    name: String,
+    child: Arc<Child>,
+    /// Its number in the list of children, if it is there.
+    listed: Option<u64>,
     kill_on_drop: bool,
     /// The process that started it. After a `fork`, the copy in the child must neither kill nor reap.
     owner: u32,
-    /// Shared only with the list of detached processes.
-    pidfd: Arc<OwnedFd>,
     socket: OwnedFd,
     state: Mutex<State>,
     stdin: Option<ChildStdin>,
@@ -131,14 +131,20 @@ impl Process<()> {
 }
 
 impl<R> Process<R> {
-    pub(crate) fn new(name: String, kill_on_drop: bool, started: Started) -> Self {
+    pub(crate) fn new(
+        name: String,
+        daemon: bool,
+        kill_on_drop: bool,
+        listed: bool,
+        started: Started,
+    ) -> Self {
         let Started { pid, pidfd, socket, incoming, stdin, stdout, stderr } = started;
+        let child = Arc::new(Child { pid, name, daemon, pidfd });
         Self {
-            pid,
-            name,
+            listed: listed.then(|| children::enter(&child)),
+            child,
             kill_on_drop,
             owner: std::process::id(),
-            pidfd: Arc::new(pidfd),
             socket,
             state: Mutex::new(State { incoming, closed: false, last_word: LastWord::Nothing, status: None }),
             stdin,
@@ -151,19 +157,25 @@ impl<R> Process<R> {
     /// The process id. After the process has ended and been waited for, the id may belong to another.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.child.pid
     }
 
     /// The name given with [`Builder::name`], or the one made up in its place.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.child.name
+    }
+
+    /// Whether it ends with this process; see [`Builder::daemon`].
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        self.child.daemon
     }
 
     /// False once the process has ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        !poll::has_ended(self.as_fd())
+        self.child.is_alive()
     }
 
     /// How the process ended; `None` while it runs.
@@ -223,12 +235,7 @@ impl<R> Process<R> {
     ///
     /// As [`terminate`](Self::terminate), and if there is no such signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        match linux::send_signal(self.as_fd(), signal) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                Err(Error::system(&format!("sending signal {signal} to process `{}`", self.name), error))
-            }
-            _ => Ok(()),
-        }
+        self.child.signal(signal)
     }
 
     /// Lets the process go on by itself. Its result is lost. When it ends it leaves no zombie for long: the
@@ -263,6 +270,9 @@ impl<R> Process<R> {
             if ended {
                 state.closed = true;
                 state.status = status::reap(self.as_fd());
+                if state.status.is_some() {
+                    self.reaped();
+                }
             }
         }
         (state.status, !state.closed)
@@ -289,6 +299,11 @@ impl<R> Process<R> {
                 status::await_debugger();
             }
         }
+    }
+
+    /// It is nobody's child any more.
+    fn reaped(&self) {
+        self.listed.into_iter().for_each(children::leave);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -369,7 +384,7 @@ impl<R: DeserializeOwned> Process<R> {
         let status = state.status.expect("called after the end");
         let last_word = std::mem::replace(&mut state.last_word, LastWord::Taken);
         drop(state);
-        let name = &self.name;
+        let name = &self.child.name;
         let receiving =
             |fault| JoinError::Io(Error::from_fault(&format!("the result of process `{name}`"), fault));
         let message = match last_word {
@@ -408,13 +423,16 @@ impl<R: DeserializeOwned> Process<R> {
 
 impl<R> AsFd for Process<R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        (*self.pidfd).as_fd()
+        self.child.pidfd()
     }
 }
 
 impl<R> fmt::Debug for Process<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Process").field("pid", &self.pid).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Process")
+            .field("pid", &self.child.pid)
+            .field("name", &self.child.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -424,24 +442,16 @@ impl<R> Drop for Process<R> {
         if state.status.is_some() || self.owner != std::process::id() {
             return;
         }
-        if self.kill_on_drop {
-            kill_and_reap(self.as_fd());
-        } else {
-            detached().push(Arc::clone(&self.pidfd));
+        match self.listed {
+            _ if self.kill_on_drop => {
+                kill_and_reap(self.as_fd());
+                self.reaped();
+            }
+            Some(number) => children::detach(number),
+            None => {}
         }
-        reap_detached();
+        children::reap_detached();
     }
-}
-
-/// Children that nobody will wait for.
-fn detached() -> MutexGuard<'static, Vec<Arc<OwnedFd>>> {
-    static DETACHED: Mutex<Vec<Arc<OwnedFd>>> = Mutex::new(Vec::new());
-    DETACHED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reaps those of them that have ended: a zombie is there until somebody collects its status.
-pub(crate) fn reap_detached() {
-    detached().retain(|pidfd| status::reap((**pidfd).as_fd()).is_none());
 }
 
 #[cfg(test)]
@@ -455,7 +465,7 @@ mod tests {
 
     /// Returns more than the socket holds at once, because it makes its buffer as small as it can be.
     fn return_a_lot((): ()) -> Files {
-        set_socket_send_buffer_size(child::CHANNEL.get().unwrap(), 1).unwrap();
+        set_socket_send_buffer_size(child::CHANNEL.get().get().unwrap(), 1).unwrap();
         // Not regular files, so they take a place each.
         (0..400).map(|_| Handed(File::open("/dev/null").unwrap())).collect()
     }

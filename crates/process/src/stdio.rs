@@ -8,11 +8,12 @@ use std::process;
 ///
 /// The counterpart of [`std::process::Stdio`], which does not give out the descriptor it holds; the standard
 /// input has to be passed through a socket.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stdio(pub(crate) Connection);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum Connection {
+    #[default]
     Inherit,
     Null,
     Piped,

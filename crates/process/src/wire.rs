@@ -10,6 +10,17 @@
 //! | child  | `Panicked`   | [`Panicked`]        | the message                   |                        |
 //! | child  | `Unsendable` | `String`: why       |                               |                        |
 //!
+//! Between a process and its fork server, over another socket:
+//!
+//! | from    | kind        | head                | body                          | descriptors            |
+//! |---------|-------------|---------------------|-------------------------------|------------------------|
+//! | server  | `Ready`     |                     |                               |                        |
+//! | process | `Fork`      | [`Copy`]            | the environment               | socket, directory, streams |
+//! | server  | `Forked`    | `u32`: the pid      |                               |                        |
+//! | server  | `NotForked` | `i32`: the errno    |                               |                        |
+//!
+//! Who was executed says hello; a copy is known to be of the same version.
+//!
 //! A message is one packet: 8 bytes [`PREFIX`] and kind, then the [`Envelope`], the head and the body. A
 //! large body travels in a memfd, whose descriptor then comes first. Descriptors that do not fit in the first
 //! packet follow in packets of kind `More` (the kernel's limit is 253 for each).
@@ -27,7 +38,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -35,7 +46,7 @@ use crate::error::ErrorKind;
 use crate::image::Build;
 
 /// Raised whenever heads, the envelope or their encoding change.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 /// The first six bytes of every packet; the version and the kind follow.
 const PREFIX: [u8; 6] = *b"xproc\0";
 const PREFIX_LENGTH: usize = 8;
@@ -58,10 +69,14 @@ pub(crate) enum Kind {
     Panicked = 6,
     Unsendable = 7,
     More = 8,
+    Ready = 9,
+    Fork = 10,
+    Forked = 11,
+    NotForked = 12,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Request,
         Self::Started,
@@ -70,6 +85,10 @@ impl Kind {
         Self::Panicked,
         Self::Unsendable,
         Self::More,
+        Self::Ready,
+        Self::Fork,
+        Self::Forked,
+        Self::NotForked,
     ];
 }
 
@@ -89,10 +108,29 @@ pub(crate) struct Request {
     pub(crate) function: Function,
     /// True if the first descriptor is to be the standard input.
     pub(crate) stdin: bool,
+    pub(crate) manner: Manner,
+}
+
+/// How the process is to run: what it does to itself before all else.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Manner {
+    /// Ends with its parent.
+    pub(crate) daemon: bool,
+    /// The processors it may run on; none: as it is.
+    pub(crate) cpus: Option<Vec<u32>>,
+    pub(crate) niceness: Option<i32>,
+}
+
+/// "Make a copy of yourself."
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Copy {
+    /// Which of the standard streams have a descriptor in the message; the others are /dev/null.
+    pub(crate) streams: [bool; 3],
+    pub(crate) blocked_signals: u64,
 }
 
 /// A function of the program that the child runs.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Function {
     /// By its place in the machine code: only for the very same build.
     Code {
@@ -123,6 +161,7 @@ pub(crate) enum Reason {
     Arguments,
     TooManyFiles,
     System,
+    ForkServer,
 }
 
 impl Reason {
@@ -134,6 +173,7 @@ impl Reason {
             Self::Arguments => ErrorKind::Arguments,
             Self::TooManyFiles => ErrorKind::TooManyFiles,
             Self::System => ErrorKind::System,
+            Self::ForkServer => ErrorKind::ForkServer,
         }
     }
 }
@@ -267,14 +307,17 @@ fn prefix(kind: Kind) -> Vec<u8> {
     packet
 }
 
-fn memfd_with(body: &[u8]) -> io::Result<OwnedFd> {
+/// A file in memory.
+pub(crate) fn memfd(name: &str) -> Result<OwnedFd, Errno> {
     // Not executable where the kernel knows the flag (6.3), because it may insist on it (vm.memfd_noexec).
-    let flags = MemfdFlags::CLOEXEC;
-    let memfd = match memfd_create("crossproc-message", flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => memfd_create("crossproc-message", flags)?,
-        other => other?,
-    };
-    let mut file = File::from(memfd);
+    match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create(name, MemfdFlags::CLOEXEC),
+        other => other,
+    }
+}
+
+fn memfd_with(body: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd("crossproc-message")?);
     file.write_all(body)?;
     Ok(file.into())
 }
@@ -363,7 +406,14 @@ impl Partial {
 fn receive_packet(socket: BorrowedFd<'_>, patience: Patience) -> Result<(Vec<u8>, Vec<OwnedFd>), Fault> {
     let flags = RecvFlags::CMSG_CLOEXEC
         | if patience == Patience::Return { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
-    let mut packet = vec![0; PACKET];
+    // Not a buffer for the largest packet there is: in a copy of a process, each page that is touched is copied.
+    let length = loop {
+        match recv(socket, &mut [0; 1][..], flags | RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Err(Errno::INTR) => {}
+            other => break other?.1,
+        }
+    };
+    let mut packet = vec![0; length.clamp(1, PACKET)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CHUNK))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {

@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossproc_process::{
-    Builder, Error, ErrorKind, ExitStatus, Handed, JoinError, MAX_DEPTH, Process, Stdio,
-    available_parallelism, current, parent, register,
+    Builder, Error, ErrorKind, ExitStatus, ForkServer, Handed, JoinError, MAX_DEPTH, Process, StartMethod,
+    Stdio, available_parallelism, current, parent, register,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -412,6 +412,17 @@ fn a_function_is_never_called_in_another_build() {
     let child = Process::builder().executable(&other).spawn_named("double", 4u64).unwrap();
     let result: Result<u64, _> = child.join();
     assert_eq!(result.unwrap(), 8);
+
+    let server = || ForkServer::new().executable(&other);
+    let method = StartMethod::from(server());
+    let error = start_error(method.spawn(double, 4));
+    assert_eq!(error.kind(), ErrorKind::WrongBuild);
+    assert!(error.to_string().contains("by name only"), "{error}");
+    let child = method.builder().spawn_named::<u64, u64>("double", 4).unwrap();
+    assert_eq!(child.join().unwrap(), 8);
+    let preloading = StartMethod::from(server().preload(|()| (), ()).unwrap());
+    let error = preloading.builder().spawn_named::<u64, u64>("double", 4).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongBuild);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 
 #[path = "model/blocks.rs"]
 mod blocks;
+#[path = "model/call.rs"]
+mod call;
 #[path = "model/exchange.rs"]
 mod exchange;
 #[path = "model/frames.rs"]

@@ -72,6 +72,12 @@ enum Command {
         #[arg(value_parser = text::parse_duration)]
         duration: Duration,
     },
+    /// Kill workers of a pool for a while, and account for every task
+    PoolStorm {
+        /// For how long, like 30s or 5m
+        #[arg(value_parser = text::parse_duration)]
+        duration: Duration,
+    },
     /// Record what processes see of a queue, and compare it with what a queue can show
     Linear,
     /// How soon sleepers of each kind know of a death, and what waiting costs
@@ -107,6 +113,7 @@ fn main() -> ExitCode {
         Command::Storm { duration } => tools::storm(&place, duration),
         Command::Tempest { duration } => tools::tempest(&place, duration),
         Command::QueueStorm { duration } => tools::queue_storm(&place, duration),
+        Command::PoolStorm { duration } => tools::pool_storm(&place, duration),
         Command::Linear => tools::linear(&place),
         Command::Wake => tools::wake(&place),
         Command::Torn { duration } => tools::torn(&place, duration),

@@ -34,6 +34,11 @@ pub fn queue_storm(place: &Place, duration: Duration) -> Result<bool, String> {
     soak(place, "queue_storm", &[&seconds(duration), "--kills", "0"])
 }
 
+/// `cargo xtask pool-storm`
+pub fn pool_storm(place: &Place, duration: Duration) -> Result<bool, String> {
+    soak(place, "pool_storm", &[&seconds(duration), "--tasks", "100000"])
+}
+
 /// `cargo xtask linear`
 pub fn linear(place: &Place) -> Result<bool, String> {
     soak(place, "linear", &[])

@@ -23,6 +23,7 @@ mod linear;
 pub mod operations;
 pub mod options;
 pub mod pass;
+mod pipe_cast;
 mod queue_cast;
 pub mod report;
 pub mod scene;

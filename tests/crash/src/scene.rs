@@ -211,7 +211,7 @@ pub struct Seat<'a> {
     pub pid: u32,
 }
 
-/// Where the slot of this process is in an image of a segment: it begins with the process's life, which is repeated.
+/// Where the slot of this process, which lives, is in an image of a segment: it begins with the process's life, which is repeated.
 #[must_use]
 pub fn slot_of(image: &[u8], pid: u32) -> Option<Range<usize>> {
     let word = |at: usize| {
@@ -219,7 +219,17 @@ pub fn slot_of(image: &[u8], pid: u32) -> Option<Range<usize>> {
     };
     let starts = (0..image.len()).step_by(8);
     let mut found = starts.filter(|&at| word(at).is_some_and(|life| life >> 40 == u64::from(pid)));
-    found.find(|&at| word(at + 40) == word(at)).map(|at| at..at + SLOT_BYTES)
+    // A dead one in the image may have had the same number, when many processes come and go beside the harness.
+    let born = start_time(pid);
+    let is_its = |at: usize| word(at + 40) == word(at) && (born.is_none() || word(at + 24) == born);
+    found.find(|&at| is_its(at)).map(|at| at..at + SLOT_BYTES)
+}
+
+/// When a process was started, in the kernel's clock ticks.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may have anything in it: the 22nd field.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A survivor that was there before the victim: it has the seat, and waits.
@@ -523,5 +533,25 @@ impl<S: 'static> Stage for ObjectStage<S> {
     }
     fn segment(&self) -> Option<&Segment> {
         Some(&self.segment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_one_with_the_same_number_is_not_taken_for_the_living() {
+        let pid = std::process::id();
+        let born = start_time(pid).expect("of this process");
+        let mut image = vec![0; 4 * SLOT_BYTES];
+        for (slot, start) in [(1, born.wrapping_sub(7)), (2, born)] {
+            let life = u64::from(pid) << 40 | slot;
+            let words = [(0, life), (24, start), (40, life)];
+            for (at, value) in words {
+                image[slot as usize * SLOT_BYTES + at..][..8].copy_from_slice(&value.to_ne_bytes());
+            }
+        }
+        assert_eq!(slot_of(&image, pid), Some(2 * SLOT_BYTES..3 * SLOT_BYTES));
     }
 }

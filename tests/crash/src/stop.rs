@@ -13,6 +13,7 @@ use crossproc_tests::{Board, HANG};
 use crate::arena::{Arena, Play, Role, code, run_to_exit, steps};
 use crate::cast::{self, rehearsed, roles};
 use crate::options::Options;
+use crate::pipe_cast as pipe;
 use crate::queue_cast::{self as queues, Wide};
 use crate::report::{Report, Row};
 use crate::scene::Operation;
@@ -153,6 +154,22 @@ const CASES: &[(&str, Role, Role, Ends)] = &[
     ("spsc: peek, release | 1000 x try_push", spsc::peek_release, spsc::thousand_pushes, LockFree),
     ("spsc: consumer, pop, drop | 1000 x try_push", spsc::leave_and_pop, spsc::thousand_pushes, LockFree),
     ("spsc: pop, close | 1000 x try_push", spsc::pop_and_close, spsc::thousand_pushes, LockFree),
+    // One side never waits for the other. Within a side it is a turn.
+    ("Pipe: try_send | 1000 x try_recv", pipe::send, pipe::thousand_receives, LockFree),
+    ("Pipe: reserve, commit | 1000 x try_recv", pipe::reserve_commit, pipe::thousand_receives, LockFree),
+    ("Pipe: near, close | 1000 x try_recv", pipe::hold_and_let_go, pipe::thousand_receives, LockFree),
+    ("Pipe: the sender closes | 1000 x try_recv", pipe::close_sender, pipe::thousand_receives, LockFree),
+    ("Pipe: send, in parts | what was there", pipe::send_in_parts, pipe::receive_before, LockFree),
+    ("Pipe: send, in parts | recv_timeout", pipe::send_in_parts, pipe::receive_timed, Timed),
+    ("Pipe: try_send | send_timeout", pipe::send, pipe::send_timed, Timed),
+    ("Pipe: send, in parts | send_timeout", pipe::send_in_parts, pipe::send_timed, Timed),
+    ("Pipe: try_recv | 1000 x try_send", pipe::receive, pipe::thousand_sends, LockFree),
+    ("Pipe: peek, release | 1000 x try_send", pipe::peek_release, pipe::thousand_sends, LockFree),
+    ("Pipe: recv, in parts | 1000 x try_send", pipe::receive_in_parts, pipe::thousand_sends, LockFree),
+    ("Pipe: recv_bytes_into, in parts | 1000 x try_send", pipe::receive_into, pipe::thousand_sends, LockFree),
+    ("Pipe: the receiver closes | 1000 x try_send", pipe::close_receiver, pipe::thousand_sends, LockFree),
+    ("Pipe: try_recv | recv_timeout", pipe::receive, pipe::receive_timed, Timed),
+    ("Pipe: peek, release | recv_timeout", pipe::peek_release, pipe::receive_timed, Timed),
 ];
 
 /// Said to be lock-free, and is not: a flag that is spun upon.

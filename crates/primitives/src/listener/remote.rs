@@ -1,5 +1,6 @@
 //! Meeting over TCP.
 
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +14,7 @@ use super::door::{Door, Patience};
 use super::error::{AcceptError, BindError, ConnectError};
 use super::frames::RemoteConnection;
 use super::hello::{Inbox, Key, Terms};
+use super::unix::accepted;
 
 /// Bytes of a message, if nobody says otherwise.
 const MESSAGE_MAX: usize = 64 << 20;
@@ -188,6 +190,17 @@ impl<A, B> RemoteListener<A, B> {
     /// As there.
     pub fn accept_deadline(&self, deadline: Instant) -> Result<RemoteConnection<A, B>, AcceptError> {
         self.accept_within(Patience::Until(Some(deadline)))
+    }
+
+    /// As [`Listener::accept_async`](super::Listener::accept_async).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn accept_async(
+        &self,
+    ) -> impl Future<Output = Result<RemoteConnection<A, B>, AcceptError>> + Send + Unpin + '_ {
+        accepted(self, || self.try_accept())
     }
 
     fn accept_within(&self, patience: Patience) -> Result<RemoteConnection<A, B>, AcceptError> {

@@ -1,5 +1,6 @@
 //! Meeting over a Unix socket.
 
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use super::peer::{Credentials, Policy, credentials};
 use super::place::{Address, SocketFile, about, call, listen_at};
 use crate::PipeOptions;
 use crate::pipe::{Connection, attach_far};
+use crate::readiness::WatchingFd;
 
 /// So often somebody looks for a listener that is not there yet.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -193,6 +195,33 @@ impl<A, B> Listener<A, B> {
         self.accept_within(Patience::Until(Some(deadline))).map(|(connection, _)| connection)
     }
 
+    /// Waits for the next connection: for tasks of any runtime.
+    ///
+    /// Dropping the future loses nothing: handshakes that have begun are gone on with by the next `accept`, of whatever form. (They are
+    /// gone on with only while one waits.)
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    ///
+    /// ```
+    /// use std::pin::pin;
+    /// use std::task::{Context, Poll, Waker};
+    ///
+    /// use crossproc_primitives::listener::Listener;
+    ///
+    /// let listener = Listener::<String, u32>::bind(format!("@crossproc-doc-async-{}", std::process::id()))?;
+    /// let mut next = pin!(listener.accept_async()); // in a task: `listener.accept_async().await`
+    /// assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    /// # use std::future::Future;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn accept_async(
+        &self,
+    ) -> impl Future<Output = Result<Connection<A, B>, AcceptError>> + Send + Unpin + '_ {
+        accepted(self, || self.try_accept())
+    }
+
     /// Waits for the next connection, at most `timeout` if there is one; says as well who it is with.
     ///
     /// # Errors
@@ -235,6 +264,20 @@ impl<A, B> AsFd for Listener<A, B> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.door.as_fd()
     }
+}
+
+/// Of a listener that can be waited for as a descriptor.
+pub(super) fn accepted<L: AsFd, C, F: FnMut() -> Result<C, AcceptError> + Unpin>(
+    listener: &L,
+    mut try_accept: F,
+) -> impl Future<Output = Result<C, AcceptError>> + Unpin {
+    let mut watching = WatchingFd::default();
+    poll_fn(move |cx| {
+        watching.poll(cx, listener, || match try_accept() {
+            Err(AcceptError::Nobody) => None,
+            accepted => Some(accepted),
+        })
+    })
 }
 
 /// The connections of a [`Listener`] as they come; see [`Listener::incoming`].

@@ -15,7 +15,8 @@ use crossproc_atomic::AtomicU64;
 use crossproc_ring::{Extent, FrameShape};
 use crossproc_segment::PlacedSlice;
 
-use super::receiver::{Gathered, Receiver, Shown};
+use super::message::{Gathered, Shown};
+use super::receiver::Receiver;
 use super::sender::Sender;
 
 /// The data of one ring.

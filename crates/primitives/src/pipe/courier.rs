@@ -35,6 +35,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
+use rustix::process::{Resource, getrlimit};
 
 use super::link::Loans;
 
@@ -69,9 +70,9 @@ pub(super) struct Parcel {
 
 /// Why a parcel was not sent.
 pub(super) enum Refused {
-    /// The socket is full.
+    /// The socket is full, or as many descriptors of this user are on their way as the kernel allows.
     Now,
-    /// The kernel lets no more descriptors of this user be on their way, or there are more than go at a time.
+    /// There are more than go at a time.
     TooMany,
     /// The kernel lets one of them be sent to nobody.
     Never,
@@ -150,6 +151,8 @@ impl Courier {
                     Ok(_) => break,
                     Err(Errno::INTR) => {}
                     Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Refused::Closed),
+                    // Receivers make room, unless this parcel alone is too much.
+                    Err(Errno::TOOMANYREFS) if fits_in_flight(packets) => return Err(Refused::Now),
                     Err(Errno::TOOMANYREFS) => return Err(Refused::TooMany),
                     // It will never take all of them at once.
                     Err(Errno::AGAIN) if which > 0 => return Err(Refused::TooMany),
@@ -233,6 +236,13 @@ impl Courier {
         }
         Some(descriptors)
     }
+}
+
+/// True if the kernel takes so many packets one after the other while nothing else of this user is on its way: it refuses one when there
+/// are more descriptors than a process may have open.
+fn fits_in_flight(packets: usize) -> bool {
+    let most = getrlimit(Resource::Nofile).current;
+    most.is_none_or(|most| ((packets - 1) * CHUNK) as u64 <= most)
 }
 
 fn to_bytes(words: [u64; 3]) -> [u8; LABEL] {

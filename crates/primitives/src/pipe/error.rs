@@ -7,7 +7,8 @@ use crate::transfer::Miscoded;
 /// Why nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// There is no room now, or another writer is at work for more than a moment (`try_` forms): in a long message, or stopped.
+    /// There is no room now, or another writer is at work for more than a moment (`try_` forms): in a long message, or stopped. Or as many
+    /// handles are on their way as the kernel allows.
     Full,
     /// It was not sent until the deadline. Nobody receives a part of it.
     TimedOut,
@@ -29,7 +30,8 @@ pub enum SendError {
     Unserializable(Miscoded),
     /// There are handles in the message, and this pipe can carry none: it was made by name in a segment.
     NoHandles,
-    /// There are handles in the message, and the kernel lets no more descriptors of this user be on their way, or no message takes so many.
+    /// There are more handles in the message than one takes: more than 16192, or more than the kernel lets be on their way at a time, which
+    /// is about the limit of open files. (If only those on their way already are in its way, sending waits, or is `Full`.)
     TooManyHandles,
     /// The process was forked and has not attached to the segment.
     NotAttached,
@@ -63,8 +65,8 @@ impl std::fmt::Display for SendError {
                  `Pipe::simplex`",
             ),
             Self::TooManyHandles => f.write_str(
-                "as many file descriptors of this user are on their way between processes as the kernel allows: receive some, send fewer at \
-                 a time, or raise the limit of open files",
+                "there are more file descriptors in the message than the kernel lets be on their way between processes: send fewer at a time, \
+                 or raise the limit of open files (`ulimit -n`)",
             ),
             Self::NotAttached => f.write_str(NOT_ATTACHED),
             Self::Damaged => f.write_str(DAMAGED),
@@ -104,7 +106,8 @@ pub enum RecvError {
     Closed,
     /// The processes that had the sending end have died, and everything sent was received; what the dead had not sent to its end is gone.
     PeerDied,
-    /// The next message is longer than the limit or the buffer. It stays: receive it with a larger one, or `discard` it.
+    /// The next message is longer than the limit or the buffer. It stays: receive it with a larger one, or `discard` it. (It may be one in parts
+    /// that its sender gives up before its end: then the larger one gets what comes after it.)
     TooLong {
         /// How long it is.
         bytes: usize,

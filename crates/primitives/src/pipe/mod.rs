@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `link.rs` | one direction as a handle has it: where it is, holding, waiting, handing over |
 //! | `sender.rs`, `receiver.rs` | the two ends of a direction |
+//! | `message.rs` | a message that was found: in the ring, or gathered from its parts |
 //! | `connection.rs` | one end of a duplex pipe: a sender and a receiver |
 //! | `pace.rs` | deadlines of calls that the other end keeps pace with |
 //! | `readiness.rs` | futures, descriptors, `wait_any` |
@@ -21,6 +22,7 @@ mod courier;
 mod error;
 mod link;
 mod meet;
+mod message;
 mod pace;
 mod readiness;
 mod receiver;
@@ -170,6 +172,21 @@ fn receiver<T>(direction: &Handle<FrameWords>, courier: Option<Courier>) -> Resu
 /// assert_eq!(receiver.recv()?, (1, "one".to_owned()));
 /// assert_eq!(receiver.recv(), Err(crossproc_primitives::pipe::RecvError::Closed));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// An end of a simplex pipe has nothing of the other direction:
+///
+/// ```compile_fail,E0599
+/// let (receiver, _sender) = crossproc_primitives::Pipe::simplex::<u8>().unwrap();
+/// receiver.send(&1);
+/// ```
+///
+/// and what is closed can not be used:
+///
+/// ```compile_fail,E0382
+/// let (receiver, _sender) = crossproc_primitives::Pipe::simplex::<u8>().unwrap();
+/// receiver.close();
+/// receiver.try_recv();
 /// ```
 pub struct Pipe<A, B> {
     there: Handle<FrameWords>,

@@ -17,8 +17,9 @@ use super::connection::Connection;
 use super::courier::Parcel;
 use super::error::{RecvError, SendError};
 use super::link::Link;
+use super::message::{Came, Found, Message, Taken};
 use super::pace::Pace;
-use super::receiver::{Came, Found, Kept, Receiver, Taken, decode};
+use super::receiver::{Kept, Receiver, decode};
 use super::sender::{Outgoing, Sender, Turn};
 use crate::readiness::{Readiness, Source, WaitTarget, Waitable, Wakes, Watching};
 
@@ -205,7 +206,7 @@ impl<T> Receiver<T> {
         let local = &mut *self.local.borrow_mut();
         let mut pace = Pace::default();
         loop {
-            let mut take = |message: super::receiver::Message<'_>, _| Taken::Yes(message.into_vec());
+            let mut take = |message: Message<'_>, _| Taken::Yes(message.into_vec());
             match self.attempt(live, local, usize::MAX, &mut take, effort, &mut false)? {
                 Ok(Found::Progress) if pace.is_enough(local.position(), self.link.shape) => {
                     self.leave_off(local);

@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSliceMut, Read};
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use super::bytes::{Peeked, RingBytes};
 use super::courier::{CLEAN, LABEL, PARCEL};
 use super::error::RecvError;
 use super::link::Link;
+use super::message::{Came, Fill, Found, Gathered, Message, Shown, Take, Taken};
 use super::pace::Pace;
 use crate::audit::Violation;
 use crate::lock::{Wait, before, within};
@@ -31,8 +31,6 @@ use crate::transfer::{Fault, Miscoded};
 
 /// So much memory is asked for at once for a message in parts, whatever its length is said to be.
 const RESERVED: usize = 4 << 20;
-/// The buffer of a message in parts is kept for the next one up to this size: new memory would cost more than the copy.
-const GATHERED_KEPT: usize = 1 << 20;
 
 /// More than there are at a time: each handle writes one. Somebody who does not keep to that holds up nobody.
 const CLEAN_MAX: usize = 4096;
@@ -126,108 +124,6 @@ impl Local {
     }
 }
 
-/// The handles of a message.
-#[derive(Default)]
-pub(super) enum Came {
-    #[default]
-    Nothing,
-    Handles(Vec<OwnedFd>),
-    Lost,
-}
-
-/// A message, or a part of one, that is no longer in the ring.
-#[derive(Default)]
-pub(super) struct Gathered {
-    bytes: Vec<u8>,
-    /// So many of them were read.
-    read: usize,
-    /// All of it has come.
-    is_whole: bool,
-    /// Its label is in front of it.
-    has_parcel: bool,
-    came: Came,
-}
-
-/// A message that was found.
-pub(super) enum Message<'a> {
-    InPlace(&'a RingBytes, Extent),
-    Gathered(&'a mut Gathered),
-}
-
-impl Message<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::InPlace(_, at) => at.len,
-            Self::Gathered(gathered) => gathered.rest().len(),
-        }
-    }
-
-    pub(super) fn into_vec(self) -> Vec<u8> {
-        match self {
-            Self::InPlace(bytes, at) => {
-                let mut message = Vec::new();
-                bytes.append(at, &mut message);
-                message
-            }
-            Self::Gathered(gathered) if gathered.read == 0 => std::mem::take(&mut gathered.bytes),
-            Self::Gathered(gathered) => gathered.rest().to_vec(),
-        }
-    }
-
-    /// Replaces what `buffer` has.
-    fn copy_to(&self, buffer: &mut Vec<u8>) {
-        buffer.clear();
-        match self {
-            Self::InPlace(bytes, at) => bytes.append(*at, buffer),
-            Self::Gathered(gathered) => buffer.extend_from_slice(gathered.rest()),
-        }
-    }
-
-    /// To the start of a buffer that is long enough.
-    fn fill(&self, buffer: &mut [u8]) {
-        match self {
-            Self::InPlace(bytes, at) => bytes.read(*at, buffer),
-            Self::Gathered(gathered) => buffer[..gathered.rest().len()].copy_from_slice(gathered.rest()),
-        }
-    }
-}
-
-impl Gathered {
-    pub(super) fn rest(&self) -> &[u8] {
-        &self.bytes[self.read..]
-    }
-
-    fn clear(&mut self) {
-        (self.read, self.is_whole, self.has_parcel) = (0, false, false);
-        self.came = Came::Nothing;
-        self.bytes.clear();
-        if self.bytes.capacity() > GATHERED_KEPT {
-            self.bytes = Vec::new();
-        }
-    }
-}
-
-/// Where a message is that is looked at in place.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Shown {
-    InPlace { at: Extent, chunk: Chunk },
-    Gathered,
-}
-
-/// What to do with the message that is found.
-pub(super) enum Taken<R> {
-    /// It is taken.
-    Yes(R),
-    /// It stays, and so does the turn.
-    No(R),
-}
-
-/// What an attempt has brought.
-pub(super) enum Found<R> {
-    Message(R),
-    Progress,
-}
-
 impl<T> Receiver<T> {
     pub(super) fn of(link: Arc<Link>) -> Self {
         let local = Local {
@@ -262,17 +158,12 @@ impl<T> Receiver<T> {
 
     /// Finds the next message of up to `limit` bytes; `take` says what is done with it.
     #[inline]
-    fn next<R>(
-        &self,
-        wait: Wait,
-        limit: usize,
-        mut take: impl FnMut(Message<'_>, Option<Shown>) -> Taken<R>,
-    ) -> Result<R, RecvError> {
+    fn next<R>(&self, wait: Wait, limit: usize, take: &mut impl Take<R>) -> Result<R, RecvError> {
         let live = self.link.live().ok_or(RecvError::NotAttached)?;
         let local = &mut *self.local.borrow_mut();
         let mut pace = Pace::default();
         loop {
-            match self.attempt(live, local, limit, &mut take, Effort::Light, &mut false) {
+            match self.attempt(live, local, limit, take, Effort::Light, &mut false) {
                 Some(Ok(Found::Message(message))) => return Ok(message),
                 Some(Err(error)) => return Err(error),
                 Some(Ok(Found::Progress)) => self.after_part(local, &mut pace, wait)?,
@@ -312,11 +203,11 @@ impl<T> Receiver<T> {
         local: &mut Local,
         wait: Wait,
         limit: usize,
-        mut take: impl FnMut(Message<'_>, Option<Shown>) -> Taken<R>,
+        take: &mut impl Take<R>,
     ) -> Result<R, RecvError> {
         let mut pace = Pace::default();
         loop {
-            let attempt = |effort, busy: &mut bool| self.attempt(live, local, limit, &mut take, effort, busy);
+            let attempt = |effort, busy: &mut bool| self.attempt(live, local, limit, take, effort, busy);
             match self.link.wait(live, &self.spin, wait, attempt) {
                 Ok(Ok(Found::Progress)) => self.after_part(local, &mut pace, wait)?,
                 Ok(Ok(Found::Message(message))) => break Ok(message),
@@ -332,7 +223,7 @@ impl<T> Receiver<T> {
         live: &Participants,
         local: &mut Local,
         limit: usize,
-        take: &mut impl FnMut(Message<'_>, Option<Shown>) -> Taken<R>,
+        take: &mut impl Take<R>,
         effort: Effort,
         busy: &mut bool,
     ) -> Option<Result<Found<R>, RecvError>> {
@@ -370,7 +261,7 @@ impl<T> Receiver<T> {
             Chunk::Whole { at, tag } if self.behind_label(at, tag).len <= limit => {
                 let at = self.behind_label(at, tag);
                 let shown = Shown::InPlace { at, chunk };
-                let taken = take(Message::InPlace(&self.link.bytes, at), Some(shown));
+                let taken = take.take(Message::InPlace(&self.link.bytes, at), Some(shown));
                 Some(Ok(Found::Message(match taken {
                     Taken::Yes(message) => {
                         self.receive_parcel(local, chunk);
@@ -448,7 +339,7 @@ impl<T> Receiver<T> {
         &self,
         local: &mut Local,
         limit: usize,
-        take: &mut impl FnMut(Message<'_>, Option<Shown>) -> Taken<R>,
+        take: &mut impl Take<R>,
         chunk: Chunk,
     ) -> Option<Result<Found<R>, RecvError>> {
         let ring = self.link.ring();
@@ -468,10 +359,21 @@ impl<T> Receiver<T> {
                 }
                 local.gathered.clear();
                 local.gathered.has_parcel = label == LABEL;
-                local.gathered.bytes.reserve(len.min(RESERVED));
+                if label == 0 && take.buffer().is_some() {
+                    local.gathered.direct = Some(0);
+                } else {
+                    local.gathered.bytes.reserve(len.min(RESERVED));
+                }
             }
             Chunk::Part { at, last } => {
-                self.link.bytes.append(at, &mut local.gathered.bytes);
+                // Together they are no longer than was said at the beginning, which the buffer was compared with.
+                match (&mut local.gathered.direct, take.buffer()) {
+                    (Some(done), Some(buffer)) => {
+                        self.link.bytes.read(at, &mut buffer[*done..]);
+                        *done += at.len;
+                    }
+                    _ => self.link.bytes.append(at, &mut local.gathered.bytes),
+                }
                 last_part = last;
             }
             // Its sender has died, or given up.
@@ -489,6 +391,12 @@ impl<T> Receiver<T> {
             return Some(Ok(Found::Progress));
         }
         self.pass_turn(local);
+        if let Some(len) = local.gathered.direct.take() {
+            local.tell();
+            return Some(Ok(Found::Message(match take.take(Message::Direct(len), None) {
+                Taken::Yes(message) | Taken::No(message) => message,
+            })));
+        }
         local.gathered.is_whole = true;
         local.tell();
         Some(Self::serve_gathered(local, limit, take))
@@ -497,13 +405,13 @@ impl<T> Receiver<T> {
     fn serve_gathered<R>(
         local: &mut Local,
         limit: usize,
-        take: &mut impl FnMut(Message<'_>, Option<Shown>) -> Taken<R>,
+        take: &mut impl Take<R>,
     ) -> Result<Found<R>, RecvError> {
         let bytes = local.gathered.rest().len();
         if bytes > limit {
             return Err(RecvError::TooLong { bytes });
         }
-        Ok(Found::Message(match take(Message::Gathered(&mut local.gathered), Some(Shown::Gathered)) {
+        Ok(Found::Message(match take.take(Message::Gathered(&mut local.gathered), Some(Shown::Gathered)) {
             Taken::Yes(message) => {
                 local.came = std::mem::take(&mut local.gathered.came);
                 local.gathered.clear();
@@ -686,11 +594,14 @@ impl<T> Receiver<T> {
     }
 
     fn recv_bytes_within(&self, max: usize, wait: Wait) -> Result<Vec<u8>, RecvError> {
-        self.next(wait, max, |message, _| Taken::Yes(message.into_vec()))
+        self.next(wait, max, &mut |message: Message<'_>, _| Taken::Yes(message.into_vec()))
     }
 
     /// Receives the next message into `buffer`, waiting for one as long as it takes; returns how long it is. One that is longer than the
     /// buffer stays in the pipe.
+    ///
+    /// Of a message in parts, each goes there at once: if it does not come to its end, some of it may stand there, but no more than there is
+    /// room for.
     ///
     /// # Errors
     ///
@@ -728,10 +639,11 @@ impl<T> Receiver<T> {
 
     #[inline]
     fn recv_into_within(&self, buffer: &mut [u8], wait: Wait) -> Result<usize, RecvError> {
-        self.next(wait, buffer.len(), |message, _| {
-            message.fill(buffer);
-            Taken::Yes(message.len())
-        })
+        let received = self.next(wait, buffer.len(), &mut Fill(buffer));
+        if received.is_err() {
+            self.local.borrow_mut().gathered.keep(buffer);
+        }
+        received
     }
 
     /// Drops the next message, however long, if there is one; returns its length.
@@ -740,7 +652,7 @@ impl<T> Receiver<T> {
     ///
     /// See [`RecvError`]; never `TimedOut` or `TooLong`.
     pub fn discard(&self) -> Result<usize, RecvError> {
-        match self.next(Wait::Try, 0, |_, _| Taken::Yes(0)) {
+        match self.next(Wait::Try, 0, &mut |_: Message<'_>, _| Taken::Yes(0)) {
             Err(RecvError::TooLong { bytes }) => {
                 let local = &mut *self.local.borrow_mut();
                 if local.gathered.is_whole {
@@ -899,7 +811,8 @@ impl<T> Receiver<T> {
     }
 
     fn peek_within(&mut self, wait: Wait) -> Result<Peeked<'_, T>, RecvError> {
-        let shown = self.next(wait, usize::MAX, |_, shown| Taken::No(shown.unwrap_or(Shown::Gathered)))?;
+        let mut look = |_: Message<'_>, shown: Option<Shown>| Taken::No(shown.unwrap_or(Shown::Gathered));
+        let shown = self.next(wait, usize::MAX, &mut look)?;
         let gathered = match shown {
             Shown::InPlace { .. } => None,
             Shown::Gathered => Some(self.take_gathered()),
@@ -1018,14 +931,26 @@ impl<T: DeserializeOwned> Receiver<T> {
     #[inline]
     fn recv_within(&self, wait: Wait) -> Result<T, RecvError> {
         let mut buffer = std::mem::take(&mut self.local.borrow_mut().buffer);
-        let received = self.next(wait, usize::MAX, |message, _| {
-            message.copy_to(&mut buffer);
+        // Of a message in parts, its memory itself.
+        let mut gathered = (Vec::new(), 0);
+        let received = self.next(wait, usize::MAX, &mut |message: Message<'_>, _| {
+            buffer.clear();
+            match message {
+                Message::InPlace(bytes, at) => bytes.append(at, &mut buffer),
+                Message::Gathered(it) => gathered = (std::mem::take(&mut it.bytes), it.read),
+                Message::Direct(_) => {} // of who has a buffer
+            }
             Taken::Yes(())
         });
         let came = std::mem::take(&mut self.local.borrow_mut().came);
-        let value = received.and_then(|()| decode(&buffer, came));
+        let (long, read) = gathered;
+        // Without the handle: a `Deserialize` may use it.
+        let value =
+            received.and_then(|()| decode(if long.is_empty() { &buffer } else { &long[read..] }, came));
+        let local = &mut *self.local.borrow_mut();
+        local.gathered.reuse(long);
         if buffer.capacity() <= BUFFER_KEPT {
-            self.local.borrow_mut().buffer = buffer;
+            local.buffer = buffer;
         }
         value
     }
@@ -1077,7 +1002,7 @@ impl<T> Read for &Receiver<T> {
 impl<T> Receiver<T> {
     fn read_some(&self, bufs: &mut [IoSliceMut<'_>], wait: Wait) -> Result<usize, RecvError> {
         let mut rest = Vec::new();
-        let read = self.next(wait, usize::MAX, |message, _| match message {
+        let read = self.next(wait, usize::MAX, &mut |message: Message<'_>, _| match message {
             Message::Gathered(gathered) => {
                 let n = scatter(gathered.rest(), bufs);
                 gathered.read += n;
@@ -1093,6 +1018,7 @@ impl<T> Receiver<T> {
                 let n = scatter(&rest, bufs);
                 Taken::Yes(n)
             }
+            Message::Direct(_) => Taken::Yes(0), // of who has a buffer
         })?;
         if read < rest.len() {
             let local = &mut *self.local.borrow_mut();

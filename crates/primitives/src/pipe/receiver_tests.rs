@@ -55,6 +55,15 @@ impl<'a> Scribe<'a> {
         self.sender.link.notify();
     }
 
+    /// Of this message, without the first `done` bytes; true if that is the end of it.
+    fn part_of(&mut self, message: &[u8], done: &mut usize) -> bool {
+        let ring = self.sender.link.ring();
+        let room = self.writer.room_for_part(ring).unwrap();
+        self.sender.link.bytes.write(room, &[IoSlice::new(message)], *done);
+        *done += room.len;
+        self.writer.publish_part(ring, room)
+    }
+
     /// All that is still to come.
     fn rest(&mut self) {
         while self.writer.is_in_frame() {
@@ -271,4 +280,68 @@ fn what_is_passed_over_is_room_at_once() {
     let peeked = second.try_peek().unwrap();
     assert!(writers.is_notified(ticket), "the turn is kept, and writers are told");
     assert_eq!(&*peeked, b"next");
+}
+
+/// What has come of a message into the buffer of a call that gave up is there for the next call, of whatever kind.
+#[test]
+fn a_message_that_went_to_a_buffer_is_gone_on_with_elsewhere() {
+    type Next = fn(&mut Receiver<()>, usize) -> Vec<u8>;
+    let kinds: [Next; 4] = [
+        |it, _| it.recv_bytes().unwrap(),
+        |it, len| {
+            let mut buffer = vec![0; len];
+            assert_eq!(it.recv_bytes_into(&mut buffer), Ok(len));
+            buffer
+        },
+        |it, _| it.peek().unwrap().to_vec(),
+        |it, len| {
+            let mut buffer = vec![0; len];
+            it.read_exact(&mut buffer).unwrap();
+            buffer
+        },
+    ];
+    for (turn, kind) in (0_u8..).zip(kinds) {
+        let (mut receiver, sender) = pipe();
+        let len = RING - 500;
+        let message: Vec<u8> = (0..len).map(|k| (k / 7) as u8 ^ turn).collect();
+        let (mut scribe, mut done) = (Scribe::new(&sender), 0);
+        assert!(scribe.begin(len));
+        let mut buffer = vec![0; len + 1];
+        for _ in 0..2 {
+            assert!(!scribe.part_of(&message, &mut done));
+            assert_eq!(receiver.try_recv_bytes_into(&mut buffer), Err(RecvError::Empty));
+        }
+        assert_eq!(receiver.try_recv_bytes_into(&mut [0; 9]), Err(RecvError::Empty), "it has begun");
+        while !scribe.part_of(&message, &mut done) {}
+        assert!(kind(&mut receiver, len) == message);
+    }
+    // All of it in one buffer, in two calls; who waits for this handle is told of the turn in between, and of its end.
+    let (receiver, sender) = pipe();
+    let kept = receiver.local.borrow_mut().kept();
+    let message = [7; RING - 500];
+    let mut buffer = [0; RING];
+    let mut scribe = Scribe::new(&sender);
+    for calls in 1..3 {
+        let mut done = 0;
+        assert!(scribe.begin(message.len()));
+        if calls == 2 {
+            assert!(!scribe.part_of(&message, &mut done));
+            assert_eq!(receiver.try_recv_bytes_into(&mut buffer), Err(RecvError::Empty));
+            assert!(kept.has_turn());
+        }
+        while !scribe.part_of(&message, &mut done) {}
+        assert_eq!(receiver.try_recv_bytes_into(&mut buffer), Ok(message.len()));
+        assert!(buffer[..message.len()] == message);
+        assert!(!kept.has_turn() && !kept.has_message());
+    }
+    drop(scribe);
+    // Nothing is left of one that was given up.
+    let (receiver, sender) = pipe();
+    let limit = Duration::from_millis(5);
+    assert!(sender.send_bytes_timeout(&[1; 100_000], limit).is_err());
+    assert_eq!(receiver.try_recv_bytes_into(&mut [0; 100_000]), Err(RecvError::Empty));
+    sender.send_bytes(b"next").unwrap();
+    let mut buffer = [0; 100];
+    assert_eq!(receiver.recv_bytes_into(&mut buffer), Ok(4));
+    assert_eq!(&buffer[..5], b"next\0");
 }

@@ -9,6 +9,7 @@
 //! | `watcher.rs` | the thread, and the rules by which no wake-up is lost |
 //! | `fd.rs` | [`Readiness`]: a descriptor that becomes readable |
 //! | `any.rs` | [`wait_any`]: several things at once |
+//! | `descriptors.rs` | tasks that wait for a descriptor, as a listener's do |
 //! | `ring.rs`, `queues.rs`, `spsc.rs`, `event.rs` | when they are ready, and their methods |
 //! | `futures.rs`, `mio.rs`, `io.rs` | the features `futures`, `mio`, and `tokio` and `async-io` |
 //! | here | what can be waited for ([`Source`]), and how a future waits ([`Watching`]) |
@@ -17,6 +18,7 @@
 //! loop, and [`Watching::poll`] between the two.
 
 mod any;
+mod descriptors;
 mod event;
 mod fd;
 #[cfg(feature = "futures")]
@@ -40,6 +42,7 @@ use crossproc_segment::{Participants, Placed, Segment};
 use crossproc_sync::Effort;
 
 pub use any::{Fd, WaitTarget, Waitable, wait_any};
+pub(crate) use descriptors::WatchingFd;
 pub use fd::Readiness;
 #[cfg(any(feature = "async-io", feature = "tokio"))]
 pub use io::AsyncConnection;

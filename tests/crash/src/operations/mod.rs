@@ -7,6 +7,7 @@
 mod arrays;
 mod bytes;
 mod call;
+mod handover;
 mod locks;
 mod meetings;
 mod pipe;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Operation> {
     bytes::add(&mut table);
     spsc::add(&mut table);
     pipe::add(&mut table);
+    handover::add(&mut table);
     call::add(&mut table);
     segments::add(&mut table);
     table

@@ -576,3 +576,9 @@ pub(crate) fn spoil_the_exit() {
     // SAFETY: the handler is a function of this program, which stays.
     assert_eq!(unsafe { libc::atexit(spoil) }, 0);
 }
+
+/// From here on this process, which must have one thread and be root's, is of a user who may do nothing to others.
+pub(crate) fn become_nobody() {
+    // SAFETY: plain numbers.
+    assert_eq!(unsafe { libc::setuid(65534) }, 0);
+}

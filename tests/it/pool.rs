@@ -5,17 +5,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crossproc_pool::{OnWorkerDeath, Pool, PoolBuilder, PoolError, Progress, Task, TaskError, TimedOut};
 use crossproc_primitives::{Array, Event, RawArray, Value};
-use crossproc_process::{ExitStatus, current};
+use crossproc_process::{ExitStatus, ForkServer, StartMethod, current};
 use crossproc_tests::{HANG, await_state, child, isolated, kill_and_reap, pool_storm, state_of, wait_for};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -729,6 +731,29 @@ fn a_task_is_tried_exactly_as_often_as_it_may_be() {
 }
 
 #[test]
+fn a_closed_pool_tries_again_what_it_has() {
+    static RUNS: OnceLock<RawArray<u32>> = OnceLock::new();
+    let runs = RawArray::<u32>::new(20).unwrap();
+    let pool = quiet()
+        .processes(2)
+        .on_worker_death(OnWorkerDeath::Retry(1))
+        .initializer(|runs| RUNS.set(runs).unwrap(), runs.clone())
+        .build()
+        .unwrap();
+    let dies_once = |n: usize| {
+        if RUNS.get().unwrap().fetch_add(n, 1).unwrap() == 0 {
+            send(Signal::KILL, std::process::id());
+        }
+        n
+    };
+    let map = pool.map_async_chunked(dies_once, 0..20, 1).unwrap();
+    pool.close();
+    assert_eq!(pool.join_timeout(HANG), Ok(true));
+    assert_eq!(map.get(), Ok((0..20).collect()));
+    assert_eq!(runs.to_vec().unwrap(), [2; 20]);
+}
+
+#[test]
 fn a_task_that_is_tried_again_does_not_wait_behind_all_others() {
     static RUNS: OnceLock<Value<u32>> = OnceLock::new();
     let runs = Value::new(0_u32).unwrap();
@@ -914,6 +939,239 @@ fn sixty_four_workers_all_get_work_short_and_long() {
     assert_eq!(meeting.map_chunked(meet, [(); 64], 1), Ok(vec![true; 64]));
     is_well(&meeting);
 }
+
+// ---- Shutting down, from wherever ----
+
+/// Runs what it is given when it is woken.
+struct OnWake(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Wake for OnWake {
+    fn wake(self: Arc<Self>) {
+        let call = self.0.lock().unwrap().take();
+        call.into_iter().for_each(|call| call());
+    }
+}
+
+/// Polls the task, which is not done, once.
+fn poll_with(task: &mut Task<u32>, call: impl FnOnce() + Send + 'static) {
+    let waker = Waker::from(Arc::new(OnWake(Mutex::new(Some(Box::new(call))))));
+    assert!(Pin::new(task).poll(&mut Context::from_waker(&waker)).is_pending());
+}
+
+/// A pool with a task that is done when the gate is opened.
+fn with_gate() -> (Arc<Pool>, Task<u32>, Event) {
+    let (gate, runs) = (Event::new().unwrap(), RawArray::<u32>::new(1).unwrap());
+    let handles = (gate.clone(), runs);
+    let pool =
+        quiet().processes(2).initializer(|handles| GATE.set(handles).unwrap(), handles).build().unwrap();
+    let task = pool.submit(wait_at_gate, 0).unwrap();
+    (Arc::new(pool), task, gate)
+}
+
+#[test]
+fn a_callback_takes_nothing_away_from_who_takes_the_outcomes() {
+    let pool = pool_of(1);
+    let (open, gate) = channel();
+    let (sender, receiver) = channel();
+    // It holds up the thread of callbacks.
+    pool.submit(square, 1).unwrap().on_done(move |_| gate.recv().unwrap());
+    let squares: Vec<_> = (0..100).map(square).collect();
+    let map = pool.map_async_chunked(square, 0..100, 7).unwrap();
+    map.on_done(move |all| sender.send(all).unwrap());
+    assert_eq!(map.get_timeout(HANG), Some(Ok(squares.clone())));
+    assert_eq!((map.try_get(), map.is_successful()), (Some(Ok(squares.clone())), Some(true)));
+    assert!(map.get_each().into_iter().map(Result::unwrap).eq(squares.iter().copied()));
+    open.send(()).unwrap();
+    assert_eq!(receiver.recv_timeout(HANG).unwrap(), Ok(squares));
+}
+
+#[test]
+fn a_pool_can_be_shut_down_by_its_own_callbacks_and_wakers() {
+    // Join and drop by a callback.
+    let (pool, task, gate) = with_gate();
+    let pids = pool.worker_pids();
+    let (sender, receiver) = channel();
+    task.on_done(move |result| {
+        pool.close();
+        sender.send((result, pool.join())).unwrap();
+        drop(pool);
+    });
+    gate.set().unwrap();
+    assert_eq!(receiver.recv_timeout(HANG).unwrap(), (Ok(0), Ok(())));
+    assert!(pids.iter().all(|pid| state_of(*pid) == '-'));
+
+    // By a waker, which runs in the thread that would be waited for.
+    let (pool, mut task, gate) = with_gate();
+    let (sender, receiver) = channel();
+    let closing = Arc::clone(&pool);
+    poll_with(&mut task, move || {
+        closing.close();
+        sender.send(closing.join()).unwrap();
+    });
+    gate.set().unwrap();
+    assert_eq!(receiver.recv_timeout(HANG).unwrap(), Err(PoolError::WouldDeadlock));
+    assert_eq!(pool.join_timeout(HANG), Ok(true));
+
+    let (pool, mut task, gate) = with_gate();
+    let pids = pool.worker_pids();
+    let (sender, receiver) = channel();
+    poll_with(&mut task, move || {
+        drop(pool);
+        sender.send(()).unwrap();
+    });
+    gate.set().unwrap();
+    receiver.recv_timeout(HANG).unwrap();
+    wait_for("the workers to end", || pids.iter().all(|pid| state_of(*pid) == '-'));
+}
+
+#[test]
+fn what_outlives_its_pool_has_its_outcome() {
+    let (pool, task, _gate) = with_gate();
+    let mut imap = pool.imap(square, 0_u64..).unwrap();
+    assert_eq!(imap.next(), Some(Ok(0)));
+    drop(pool);
+    let terminated = TaskError::Pool(PoolError::Terminated);
+    assert_eq!(outcome(&task), Err(terminated.clone()));
+    assert!(!task.cancel());
+    let rest: Vec<_> = imap.take(1000).collect();
+    assert!(rest.len() < 1000, "the endless iterator is asked no more");
+    assert_eq!(rest.last(), Some(&Err(terminated)));
+}
+
+#[test]
+fn every_join_waits_for_the_callbacks() {
+    let (pool, task, gate) = with_gate();
+    let called = Arc::new(AtomicBool::new(false));
+    let calling = Arc::clone(&called);
+    task.on_done(move |_| {
+        pause(500);
+        calling.store(true, Ordering::SeqCst);
+    });
+    gate.set().unwrap();
+    pool.close();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                pool.join().unwrap();
+                assert!(called.load(Ordering::SeqCst));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_copy_of_the_parent_has_no_part_in_the_pool() {
+    static POOL: Mutex<Option<Pool>> = Mutex::new(None);
+    fn harm((): ()) {
+        let pool = POOL.lock().unwrap().take().unwrap();
+        assert_eq!(pool.submit(square, 1).unwrap_err(), PoolError::NotParent);
+        assert_eq!(pool.map(square, 0..9), Err(TaskError::Pool(PoolError::NotParent)));
+        assert_eq!(pool.join(), Err(PoolError::NotParent));
+        pool.terminate();
+        assert_eq!(pool.join_timeout(HANG), Err(PoolError::NotParent));
+        assert_eq!((pool.worker_pids(), pool.progress()), (vec![], Progress::default()));
+        pool.close();
+    }
+    isolated(|()| {
+        let pool = pool_of(2);
+        is_well(&pool);
+        let pids = pool.worker_pids();
+        *POOL.lock().unwrap() = Some(pool);
+        let copy = StartMethod::from(crate::kernel::forking().allow_threads(true)).spawn(harm, ()).unwrap();
+        crossproc_tests::join(copy);
+        let pool = POOL.lock().unwrap().take().unwrap();
+        is_well(&pool);
+        assert_eq!(pool.worker_pids(), pids);
+    });
+}
+
+// ---- Starting ----
+
+#[test]
+fn a_pool_of_copies_of_a_fork_server_outlives_the_server() {
+    let server = ForkServer::new();
+    let pool = quiet().processes(2).start_method(server.clone()).build().unwrap();
+    is_well(&pool);
+    for _ in 0..3 {
+        send(Signal::KILL, server.pid().expect("it has been started"));
+        let pids = pool.worker_pids();
+        send(Signal::KILL, pids[0]);
+        wait_for("it to be gone", || !pool.worker_pids().contains(&pids[0]));
+        is_well(&pool);
+    }
+    pool.close();
+    assert_eq!(pool.join_timeout(HANG), Ok(true));
+
+    match quiet().start_method(crate::kernel::forking()).build() {
+        Err(PoolError::CannotStart(text)) => assert!(text.contains("`ForkServer`"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A start waits for seconds when the server is stopped; meanwhile a death is told, and the pool can be dropped.
+#[test]
+fn a_start_that_takes_long_holds_up_nothing_else() {
+    let server = ForkServer::new();
+    let pool = quiet().processes(2).start_method(server.clone()).build().unwrap();
+    is_well(&pool);
+    let busy = pool.submit(spin, 1).unwrap();
+    let idle =
+        *pool.map_chunked(|_: u32| std::process::id(), 0..50, 1).unwrap().first().expect("fifty of them");
+    let server = server.pid().unwrap();
+    send(Signal::STOP, server);
+    await_state(server, 'T');
+    let other = *pool.worker_pids().iter().find(|pid| **pid != idle).unwrap();
+    send(Signal::KILL, idle);
+    wait_for("the pool to know", || !pool.worker_pids().contains(&idle));
+    pause(200);
+    send(Signal::KILL, other);
+    assert!(matches!(outcome(&busy), Err(TaskError::WorkerDied { .. })));
+    // Who waits for the start until it has failed, finds the server killed.
+    assert_eq!(state_of(server), 'T');
+    drop(pool);
+    assert_eq!(state_of(server), 'T');
+    send(Signal::CONT, server);
+}
+
+#[test]
+fn a_pool_with_a_worker_left_outlives_a_shortage() {
+    isolated(|()| {
+        let pool = pool_of(2);
+        is_well(&pool);
+        let before = getrlimit(Resource::Nofile);
+        // None but the standard ones.
+        setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
+        let victim = pool.worker_pids()[0];
+        send(Signal::KILL, victim);
+        wait_for("it to be gone", || pool.worker_pids().len() == 1);
+        // More than eight attempts fail.
+        for _ in 0..30 {
+            assert_eq!(pool.apply(square, 3), Ok(9));
+            pause(100);
+        }
+        setrlimit(Resource::Nofile, before).unwrap();
+        is_well(&pool);
+    });
+}
+
+#[test]
+fn automatic_chunks_are_not_larger_than_messages_can_be() {
+    let pool = quiet().processes(1).message_max(8 << 20).build().unwrap();
+    let texts = || (0..40).map(|_| "x".repeat(1 << 20));
+    let known = pool.map(|text: String| text.len(), texts().collect::<Vec<_>>());
+    assert_eq!(known, Ok(vec![1 << 20; 40]));
+    // Nobody knows how many there are.
+    let unknown = pool.map(|text: String| text.len(), texts().filter(|text| !text.is_empty()));
+    assert_eq!(unknown, Ok(vec![1 << 20; 40]));
+    // The results are the user's business; the error says what to do.
+    match pool.map(|len: usize| "x".repeat(len), [1 << 20; 40]) {
+        Err(TaskError::Result(text)) => assert!(text.contains("map_chunked"), "{text}"),
+        other => panic!("{:?}", other.map(drop)),
+    }
+    assert_eq!(pool.map_chunked(|len: usize| "x".repeat(len), [1 << 20; 40], 1).unwrap().len(), 40);
+}
+
+// ---- All of it ----
 
 #[test]
 fn pools_leave_nothing_behind() {

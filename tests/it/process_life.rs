@@ -6,15 +6,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::Duration;
 
 use crossproc_primitives::Value;
 use crossproc_process::{
-    ErrorKind, ExitStatus, ForkServer, Process, StartMethod, Stdio, active_children, current,
+    ErrorKind, ExitStatus, ForkServer, JoinError, Process, StartMethod, Stdio, active_children, current,
 };
 use crossproc_tests::{
-    Board, HANG, Rng, await_state, child, fresh_seed, isolated, join, kill_and_reap, state_of, wait_for,
+    Board, HANG, Rng, await_state, child, fresh_seed, isolated, join, kill_and_reap, not_run, state_of,
+    wait_for,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
@@ -263,6 +265,94 @@ fn a_stopped_fork_server_is_replaced_when_time_is_up() {
 }
 
 #[test]
+fn a_limit_that_has_passed_does_no_harm_to_a_fork_server() {
+    isolated(|()| {
+        let server = ForkServer::new();
+        let method = StartMethod::from(server.clone());
+        server.start().unwrap();
+        let pid = server.pid();
+        for microseconds in [0, 1, 10, 30, 100, 100, 200, 200, 300, 300, 500, 500] {
+            let limit = Duration::from_micros(microseconds);
+            match method.builder().start_timeout(limit).spawn(double, 1) {
+                Ok(child) => drop(child.wait()),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}"),
+            }
+            assert_eq!(server.pid(), pid, "{limit:?}");
+        }
+        assert_eq!(children_in_proc(), BTreeSet::from([pid.unwrap()]));
+    });
+}
+
+#[test]
+fn who_waits_for_the_fork_server_of_others_waits_until_his_own_limit() {
+    isolated(|()| {
+        let server = ForkServer::new();
+        let method = StartMethod::from(server.clone());
+        server.start().unwrap();
+        let stopped = server.pid().unwrap();
+        kill_by_id(stopped, Signal::STOP);
+        await_state(stopped, 'T');
+        let limit = Duration::from_millis(100);
+        let start = || method.builder().start_timeout(limit).spawn(double, 1).unwrap_err().kind();
+        std::thread::scope(|scope| {
+            let patient = scope.spawn(|| method.builder().start_timeout(HANG).spawn(double, 3));
+            // Time for it to ask.
+            sleep(Duration::from_millis(50));
+            for other in [(); 3].map(|()| scope.spawn(start)) {
+                assert_eq!(other.join().unwrap(), ErrorKind::TimedOut);
+            }
+            assert!(!patient.is_finished(), "the others were not to wait for it");
+            kill_by_id(stopped, Signal::CONT);
+            assert_eq!(join(patient.join().unwrap().unwrap()), 6);
+        });
+        assert_eq!(server.pid(), Some(stopped), "nobody has replaced it");
+    });
+}
+
+#[test]
+fn a_start_that_fails_has_called_nothing() {
+    fn claim(board: Board) {
+        board.add(END, 1);
+    }
+    isolated(|()| {
+        let seed = fresh_seed();
+        println!("seed {seed}");
+        let mut random = Rng::new(seed);
+        let server = ForkServer::new();
+        let method = StartMethod::from(server.clone());
+        let board = Board::new(16);
+        let (mut started, mut late) = (0, 0);
+        for _ in 0..150 {
+            server.start().unwrap();
+            let process = watch(server.pid().unwrap().into());
+            let pause = Duration::from_micros(random.below(500));
+            let limit = Duration::from_millis(5 + random.below(10));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    sleep(pause);
+                    let _ = pidfd_send_signal(&process, Signal::STOP);
+                });
+                match method.builder().start_timeout(limit).spawn(claim, board.clone()) {
+                    Ok(child) => {
+                        // One that was killed as it began counts as started.
+                        child.wait();
+                        started += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::TimedOut, "seed {seed}: {error}");
+                        late += 1;
+                    }
+                }
+            });
+            assert!(board.get(END) <= started, "seed {seed}: {started} started, {late} late");
+            let _ = pidfd_send_signal(&process, Signal::CONT);
+        }
+        println!("{started} started, {late} late");
+        assert!(late > 0, "seed {seed}");
+    });
+}
+
+#[test]
 fn a_fork_server_ends_with_its_parent() {
     fn start_and_hang(board: Board) {
         let server = ForkServer::new();
@@ -398,10 +488,12 @@ fn start_a_thousand(number: usize) {
 #[test]
 fn a_thousand_processes_leave_no_zombie_no_descriptor_and_no_segment() {
     for number in 0..3 {
-        // Each within the limit of a hang, though the machine is busy.
+        // Longer than the limit of a hang, on a busy machine.
         let process =
             Process::builder().kill_on_drop(true).start_timeout(HANG).spawn(start_a_thousand, number);
-        join(process.unwrap());
+        let process = process.unwrap();
+        assert!(process.wait_timeout(4 * HANG).is_some(), "it hangs");
+        process.join().unwrap();
     }
 }
 
@@ -422,6 +514,64 @@ fn processes_that_are_dropped_are_killed_or_go_on_as_asked_for() {
             assert_eq!(state_of(number), '-', "{method:?}: it was reaped");
         }
     });
+}
+
+#[test]
+fn a_copy_of_its_parent_can_do_nothing_to_a_process() {
+    static CHILD: Mutex<Option<Process<u64>>> = Mutex::new(None);
+    fn answer(board: Board) -> u64 {
+        board.await_at_least(END, 1);
+        9
+    }
+    fn in_a_copy(board: Board) -> Vec<String> {
+        let child = CHILD.lock().unwrap().take().unwrap();
+        let mut seen = Vec::new();
+        for refused in [child.kill(), child.terminate(), child.signal(0)] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotParent);
+            seen.push(error.to_string());
+        }
+        assert!(child.is_alive());
+        assert_eq!((child.exit_status(), child.wait_timeout(Duration::from_millis(2))), (None, None));
+        board.set(END, 1);
+        assert_eq!(child.wait_timeout(HANG), Some(ExitStatus::Unknown), "it has ended, and that is all");
+        match child.join() {
+            Err(JoinError::Io(error)) if error.kind() == ErrorKind::NotParent => seen.push(error.to_string()),
+            other => panic!("{other:?}"),
+        }
+        seen
+    }
+    isolated(|()| {
+        let board = Board::new(16);
+        let child = Process::builder().name("other").kill_on_drop(true).spawn(answer, board.clone()).unwrap();
+        *CHILD.lock().unwrap() = Some(child);
+        for error in join(StartMethod::from(kernel::forking()).spawn(in_a_copy, board).unwrap()) {
+            assert!(error.contains("`other` is a child of process"), "{error}");
+        }
+        assert_eq!(join(CHILD.lock().unwrap().take().unwrap()), 9, "nothing was taken from its parent");
+    });
+}
+
+#[test]
+fn a_process_that_may_not_be_killed_goes_on_and_holds_up_nobody() {
+    if !rustix::process::geteuid().is_root() {
+        return not_run("it has to change its user");
+    }
+    fn drop_it(board: Board) -> u32 {
+        let child = Process::builder().kill_on_drop(true).spawn(hang, ()).unwrap();
+        let pid = child.pid();
+        board.set(PIDS, pid.into());
+        kernel::become_nobody();
+        assert_eq!(child.kill().unwrap_err().kind(), ErrorKind::System);
+        drop(child);
+        pid
+    }
+    let board = Board::new(16);
+    let parent = child(drop_it, board.clone());
+    let ended = parent.wait_timeout(HANG);
+    // Which also lets a parent go that waits for it.
+    pidfd_send_signal(watch(board.get(PIDS)), Signal::KILL).expect("it goes on");
+    assert_eq!(ended, Some(ExitStatus::Code(0)));
 }
 
 // ---- The terminal ----

@@ -443,6 +443,112 @@ fn a_process_with_threads_is_not_forked_unless_that_is_allowed() {
 }
 
 #[test]
+fn an_environment_that_can_not_be_is_the_same_error_with_every_method() {
+    isolated(|()| {
+        let odd = [("", "x"), ("=", "x"), ("A=B", "x"), ("A\0B", "x"), ("A", "x\0y")];
+        for (name, value) in odd {
+            let set = methods().map(|method| method.builder().name("odd").env(name, value));
+            let remove = methods().map(|method| method.builder().name("odd").env_remove(name));
+            let all = set.into_iter().chain(remove.into_iter().filter(|_| name != "A"));
+            let errors: Vec<_> = all.map(|builder| builder.spawn(double, 1).unwrap_err()).collect();
+            for error in &errors {
+                assert_eq!(error.kind(), ErrorKind::InvalidName, "{error}");
+                assert_eq!(error.to_string(), errors[0].to_string());
+            }
+        }
+        assert!(active_children().is_empty());
+    });
+}
+
+#[test]
+fn a_copy_of_a_process_that_prints_comes_to_its_end() {
+    isolated(|()| {
+        let null = || File::options().write(true).open("/dev/null").unwrap();
+        rustix::stdio::dup2_stdout(null()).unwrap();
+        let method = StartMethod::from(kernel::forking().allow_threads(true));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        println!("text");
+                    }
+                });
+            }
+            let ended: Vec<_> = (0..50)
+                .map_while(|_| {
+                    let child = method.builder().kill_on_drop(true).spawn(double, 1).unwrap();
+                    child.wait_timeout(HANG)
+                })
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(ended, [ExitStatus::Code(0); 50]);
+        });
+    });
+}
+
+#[test]
+fn a_copy_ends_though_a_thread_of_it_keeps_standard_output_locked() {
+    fn keep_it(with_thread: bool) {
+        print!("text");
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        if with_thread {
+            std::thread::spawn(move || {
+                let _locked = std::io::stdout().lock();
+                locked.send(()).unwrap();
+                hang(());
+            });
+            is_locked.recv().unwrap();
+        } else {
+            std::thread::spawn(move || hang(()));
+        }
+    }
+    isolated(|()| {
+        for method in &methods()[1..] {
+            for keeps in [true, false] {
+                let builder = method.builder().stdout(Stdio::piped()).kill_on_drop(true);
+                let mut child = builder.spawn(keep_it, keeps).unwrap();
+                assert_eq!(child.wait_timeout(HANG), Some(ExitStatus::Code(0)), "{method:?} {keeps}");
+                let mut text = String::new();
+                child.take_stdout().unwrap().read_to_string(&mut text).unwrap();
+                assert_eq!(text, if keeps { "" } else { "text" }, "{method:?}");
+            }
+        }
+    });
+}
+
+/// Panics when it is dropped, as often as its number says.
+struct Bomb(u32);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            std::panic::panic_any(Bomb(self.0 - 1));
+        }
+    }
+}
+
+#[test]
+fn no_panic_gets_a_copy_into_the_code_of_its_original() {
+    isolated(|()| {
+        rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null").unwrap()).unwrap();
+        let own = std::process::id();
+        for method in &methods()[1..] {
+            for number in 0..4 {
+                let child: Result<Process<()>, _> =
+                    method.spawn(|number: u32| std::panic::panic_any(Bomb(number)), number);
+                if std::process::id() != own {
+                    // Would be killed as a child that hangs, and tell nobody.
+                    std::process::exit(99);
+                }
+                let status = child.unwrap().wait();
+                assert!(matches!(status.code(), Some(70 | 101)), "{method:?} {number}: {status}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_fork_has_what_its_parent_has_computed_and_prints_nothing_twice() {
     static COMPUTED: std::sync::OnceLock<Vec<u64>> = std::sync::OnceLock::new();
     isolated(|()| {

@@ -45,10 +45,10 @@ pub(crate) fn push_argument<A: Serialize>(arguments: &mut Vec<u8>, argument: &A)
     }
 }
 
-/// Bytes of the first so many items, or of as many as there are, and their number.
-pub(crate) fn first_items(mut arguments: &[u8], most: usize) -> (usize, u32) {
+/// Bytes of the first so many items, fewer if those have so many bytes or there are no more, and their number.
+pub(crate) fn first_items(mut arguments: &[u8], most: usize, most_bytes: usize) -> (usize, u32) {
     let (all, mut items) = (arguments.len(), 0);
-    while items < most && next_frame(&mut arguments).is_some() {
+    while items < most && all - arguments.len() < most_bytes && next_frame(&mut arguments).is_some() {
         items += 1;
     }
     (all - arguments.len(), items as u32)
@@ -255,8 +255,9 @@ mod tests {
         arguments.extend_from_slice(&[0, 0, 0, 0]);
         push_argument(&mut arguments, &Unwritable);
         push_argument(&mut arguments, &8_u8);
-        assert_eq!(first_items(&arguments, 2), (10, 2));
-        assert_eq!(first_items(&arguments, 100), (arguments.len(), 6));
+        assert_eq!(first_items(&arguments, 2, usize::MAX), (10, 2));
+        assert_eq!(first_items(&arguments, 100, usize::MAX), (arguments.len(), 6));
+        assert_eq!(first_items(&arguments, 100, 6), (10, 2));
         let mut bytes = Vec::new();
         Items::call(halve, &arguments, &mut bytes);
         let mut results = Results(&bytes);

@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::batch::{Items, push_argument};
 use crate::engine::{Engine, slots_for};
-use crate::supervisor::{Starter, supervise};
+use crate::supervisor::{Starter, say_end, supervise};
 use crate::wire::Words;
 use crate::{Pool, PoolError};
 
@@ -166,7 +166,8 @@ impl PoolBuilder {
         self
     }
 
-    /// How workers are made. Default: [`StartMethod::Spawn`]. ([`Fork`](crossproc_process::Fork) is not for pools, which have threads.)
+    /// How workers are made. Default: [`StartMethod::Spawn`]. [`Fork`](crossproc_process::Fork) is an error of [`build`](Self::build): it copies
+    /// a process amid what its threads do, and a pool has threads.
     pub fn start_method(mut self, method: impl Into<StartMethod>) -> Self {
         self.recipe.method = method.into();
         self
@@ -203,13 +204,18 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`PoolError::CannotStart`] if a worker can not be started, or for less than 1 or more than 100 workers. None is left then.
+    /// [`PoolError::CannotStart`] if a worker can not be started, for less than 1 or more than 100 workers, and for
+    /// [`StartMethod::Fork`]. None is left then.
     pub fn build(self) -> Result<Pool, PoolError> {
         let Self { processes, on_death, message_max, recipe } = self;
         let processes = processes.unwrap_or_else(|| available_parallelism().get().min(MOST));
         if !(1..=MOST).contains(&processes) {
             let text = format!("it was to have {processes} of them; 1 to {MOST} are possible");
             return Err(PoolError::CannotStart(text));
+        }
+        if matches!(recipe.method, StartMethod::Fork(_)) {
+            let text = "`StartMethod::Fork` copies a process amid what its threads do, and a pool has threads: use `Spawn` or `ForkServer`";
+            return Err(PoolError::CannotStart(text.into()));
         }
         let slots = slots_for(processes);
         let [tasks, replies] = queues(slots, processes, message_max)?;
@@ -218,13 +224,12 @@ impl PoolBuilder {
         let engine = Engine::new(processes, on_death, Words(words.clone()), tasks.clone(), poke);
         let engine = Arc::new(engine);
         let collecting = replies.clone();
-        let mut starter = Starter::new(recipe, tasks, replies, words);
+        let starter = Starter { recipe, tasks, replies: replies.clone(), words };
 
         // If one fails, those before it are killed and reaped when `crew` and `engine` are dropped.
         let mut crew = Vec::new();
-        for _ in 0..processes {
-            let process = starter.start(&engine).map_err(PoolError::CannotStart)?;
-            crew.push((starter.last_number, process));
+        for number in 1..=processes as u32 {
+            crew.push((number, starter.start(&engine, number).map_err(PoolError::CannotStart)?));
         }
         let shared = Arc::clone(&engine);
         let collect = move || shared.collect(&collecting);
@@ -236,7 +241,12 @@ impl PoolBuilder {
             let _ = collector.join();
             shared.say_ended();
         };
-        thread::Builder::new().name("pool workers".into()).spawn(supervise).map_err(cannot_start)?;
+        if let Err(error) = thread::Builder::new().name("pool workers".into()).spawn(supervise) {
+            // The collector holds the workers, and nobody else will tell it to end.
+            engine.end(cannot_start(&error));
+            say_end(&engine, &replies);
+            return Err(cannot_start(error));
+        }
         Ok(Pool::of(engine))
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
 /// Something to be called once.
 pub(crate) struct Callback(pub(crate) Box<dyn FnOnce() + Send>);
@@ -15,54 +15,85 @@ impl fmt::Debug for Callback {
     }
 }
 
+/// Runs the code of others. The panic hook has said what a panic says; nobody else is the worse for it.
+pub(crate) fn shielded(call: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(call)) {
+        // Its `Drop` might panic in turn.
+        std::mem::forget(payload);
+    }
+}
+
 /// The thread, started when it is first needed.
 #[derive(Debug, Default)]
-pub(crate) struct Callbacks(Mutex<Thread>);
+pub(crate) struct Callbacks(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Thread {
+struct Shared {
+    state: Mutex<State>,
+    /// All that were given have been called.
+    idle: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
     queue: Option<Sender<Callback>>,
     thread: Option<JoinHandle<()>>,
+    /// Callbacks that were given and have not returned.
+    unfinished: usize,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Callbacks {
-    fn lock(&self) -> MutexGuard<'_, Thread> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// To be called later, after those that have been given before.
     pub(crate) fn call(&self, callback: Callback) {
-        let mut thread = self.lock();
-        if thread.queue.is_none() {
+        let mut state = self.0.lock();
+        if state.queue.is_none() {
             let (sender, receiver) = channel::<Callback>();
+            let shared = Arc::clone(&self.0);
             let run = move || {
                 for Callback(call) in receiver {
-                    // The panic hook has said so; the other callbacks are none the worse for it.
-                    drop(catch_unwind(AssertUnwindSafe(call)));
+                    shielded(call);
+                    let mut state = shared.lock();
+                    state.unfinished -= 1;
+                    if state.unfinished == 0 {
+                        shared.idle.notify_all();
+                    }
                 }
             };
-            match std::thread::Builder::new().name("pool callbacks".into()).spawn(run) {
-                Ok(handle) => *thread = Thread { queue: Some(sender), thread: Some(handle) },
+            match thread::Builder::new().name("pool callbacks".into()).spawn(run) {
+                Ok(handle) => (state.queue, state.thread) = (Some(sender), Some(handle)),
                 // No thread can be had: better here than never.
                 Err(_) => {
-                    drop(thread);
-                    drop(catch_unwind(AssertUnwindSafe(callback.0)));
-                    return;
+                    drop(state);
+                    return shielded(callback.0);
                 }
             }
         }
-        if let Some(queue) = &thread.queue {
+        state.unfinished += 1;
+        if let Some(queue) = &state.queue {
             let _ = queue.send(callback);
         }
     }
 
     /// Lets the callbacks that were given run to their end; `wait`: waits for that, unless this is one of them.
     pub(crate) fn finish(&self, wait: bool) {
-        let Thread { queue, thread } = std::mem::take(&mut *self.lock());
+        let mut state = self.0.lock();
+        let is_one = state.thread.as_ref().is_some_and(|own| own.thread().id() == thread::current().id());
+        if wait && is_one {
+            return;
+        }
+        while wait && state.unfinished > 0 {
+            state = self.0.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (queue, thread) = (state.queue.take(), state.thread.take());
+        drop(state);
         drop(queue);
-        if let Some(thread) =
-            thread.filter(|thread| wait && thread.thread().id() != std::thread::current().id())
-        {
+        if let Some(thread) = thread.filter(|_| wait) {
             let _ = thread.join();
         }
     }

@@ -11,19 +11,18 @@
 //! sent ahead as keeps the workers busy: the rest can still be cancelled without asking anybody.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::thread::{self, ThreadId};
+use std::time::Instant;
 
 use crossproc_primitives::{BytesMessage, BytesQueue, SendError, Unfit};
 use crossproc_process::{ExitStatus, Process};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::callbacks::Callbacks;
+use crate::callbacks::{Callbacks, shielded};
 use crate::job::{Afterwards, Job, Outcome, Progress};
 use crate::wire::{
-    DAMAGED, DIED, END, Holder, INITIALIZER, READY, RESULTS, ReplyHead, SKIPPED, TaskHead, Ticket,
+    BYE, DAMAGED, DIED, END, Holder, INITIALIZER, READY, RESULTS, ReplyHead, SKIPPED, TaskHead, Ticket,
     UNSENDABLE, Word, Words,
 };
 use crate::{OnWorkerDeath, PoolError, TaskError};
@@ -92,6 +91,8 @@ pub(crate) struct Worker {
     pub(crate) number: u32,
     pub(crate) process: Arc<Process<()>>,
     pub(crate) is_ready: bool,
+    /// It has said that it ends.
+    pub(crate) said_bye: bool,
 }
 
 #[derive(Debug)]
@@ -111,8 +112,14 @@ pub(crate) struct State {
     free: Vec<u32>,
     bytes_ahead: usize,
     unready_deaths: u32,
-    /// Workers that were ready before whoever started them came to say so.
-    ready_early: Vec<u32>,
+    /// Workers that died without a task, with no result of anybody in between.
+    pub(crate) idle_deaths: u32,
+    /// READY and BYE of workers, said before whoever started them came to say so.
+    early: Vec<ReplyHead>,
+    /// Set by the supervisor. An END before that is not from it.
+    pub(crate) may_end: bool,
+    /// The collector and the supervisor: they can not wait for the pool's end.
+    own_threads: Vec<ThreadId>,
     progress: Progress,
     /// For one short message at a time.
     buffer: Vec<u8>,
@@ -129,6 +136,8 @@ pub(crate) struct Engine {
     /// An eventfd that wakes the supervisor.
     pub(crate) poke: OwnedFd,
     pub(crate) callbacks: Callbacks,
+    /// The process that made it. A forked child has a copy, which must not harm the workers, and whose locks may be locked for ever.
+    owner: u32,
 }
 
 impl Engine {
@@ -153,13 +162,36 @@ impl Engine {
             free: (0..slots as u32).rev().collect(),
             bytes_ahead: 0,
             unready_deaths: 0,
-            ready_early: Vec::new(),
+            idle_deaths: 0,
+            early: Vec::new(),
+            may_end: false,
+            own_threads: Vec::new(),
             progress: Progress::default(),
             buffer: Vec::new(),
             afterwards: Afterwards::default(),
         };
         let (state, ended) = (Mutex::new(state), Condvar::new());
-        Self { processes, on_death, words, state, ended, poke, callbacks: Callbacks::default() }
+        let (callbacks, owner) = (Callbacks::default(), std::process::id());
+        Self { processes, on_death, words, state, ended, poke, callbacks, owner }
+    }
+
+    /// False in a copy (`fork`) of the process that made it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
+    pub(crate) fn require_open(&self) -> Result<(), PoolError> {
+        if self.is_ours() { self.lock().require_open() } else { Err(PoolError::NotParent) }
+    }
+
+    /// Called by the collector and the supervisor when they begin.
+    pub(crate) fn note_own_thread(&self) {
+        self.lock().own_threads.push(thread::current().id());
+    }
+
+    /// True if this is one of them: it runs code of others, wakers.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        self.lock().own_threads.contains(&thread::current().id())
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -174,7 +206,7 @@ impl Engine {
         callbacks.into_iter().for_each(|callback| self.callbacks.call(callback));
         for waker in wakers {
             // A runtime's business; ours goes on.
-            drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+            shielded(|| waker.wake());
         }
     }
 
@@ -193,6 +225,9 @@ impl Engine {
 
     /// Cancels the chunks of a job that have not been begun; returns how many items those have.
     pub(crate) fn cancel(&self, job: &Arc<Job>) -> u64 {
+        if !self.is_ours() {
+            return 0;
+        }
         let mut state = self.lock();
         let state_ref = &mut *state;
         let mut cancelled = Vec::new();
@@ -225,11 +260,14 @@ impl Engine {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        self.lock().progress
+        if self.is_ours() { self.lock().progress } else { Progress::default() }
     }
 
     /// Finishes what there is, and takes no more.
     pub(crate) fn close(&self) {
+        if !self.is_ours() {
+            return;
+        }
         let mut state = self.lock();
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closed;
@@ -240,6 +278,9 @@ impl Engine {
 
     /// Ends all workers at once; what has no outcome fails for this reason. The first reason counts.
     pub(crate) fn end(&self, why: PoolError) {
+        if !self.is_ours() {
+            return;
+        }
         let mut state = self.lock();
         state.end(self, why);
         self.release(state);
@@ -278,6 +319,7 @@ impl Engine {
 
     /// The collector's thread: receives replies until END.
     pub(crate) fn collect(&self, replies: &BytesQueue) {
+        self.note_own_thread();
         loop {
             let first = match replies.recv_ref() {
                 Ok(first) => first,
@@ -308,7 +350,7 @@ impl Engine {
 }
 
 impl State {
-    pub(crate) fn require_open(&self) -> Result<(), PoolError> {
+    fn require_open(&self) -> Result<(), PoolError> {
         match &self.phase {
             Phase::Open => Ok(()),
             Phase::Closed => Err(PoolError::Closed),
@@ -423,41 +465,43 @@ impl State {
                         _ => Err(TaskError::Result(text())),
                     };
                     drop(message);
+                    self.idle_deaths = 0;
                     self.complete(&sent.job, sent.chunk, sent.items, results);
                 }
             }
-            READY => {
+            READY | BYE => {
                 self.unready_deaths = 0;
                 match self.crew.iter_mut().find(|worker| worker.number == head.worker) {
-                    Some(worker) => worker.is_ready = true,
-                    None => self.ready_early.push(head.worker),
+                    Some(worker) => worker.note(head.kind),
+                    None => self.early.push(head),
                 }
             }
             INITIALIZER => self.end(engine, PoolError::Initializer(text())),
             DAMAGED => self.end(engine, PoolError::Damaged(text())),
             DIED => {
-                if let Some(at) = self.crew.iter().position(|worker| worker.number == head.worker) {
-                    let worker = self.crew.swap_remove(at);
-                    self.bury(engine, &worker);
-                }
+                let at = self.crew.iter().position(|worker| worker.number == head.worker);
+                let worker = at.map(|at| self.crew.swap_remove(at));
+                self.early.retain(|early| early.worker != head.worker);
+                self.bury(engine, head.worker, worker);
             }
-            END => return false,
+            END => return !self.may_end,
             _ => {}
         }
         true
     }
 
-    /// Settles what a worker has left that has ended. All that it said has been taken up.
-    fn bury(&mut self, engine: &Engine, worker: &Worker) {
-        let pid = worker.process.pid();
-        let status = worker.process.exit_status().unwrap_or(ExitStatus::Unknown);
+    /// Settles what a worker has left that has ended. All that it said has been taken up. `None`: its start failed.
+    fn bury(&mut self, engine: &Engine, number: u32, worker: Option<Worker>) {
+        let pid = worker.as_ref().map_or(0, |worker| worker.process.pid());
+        let status = worker.as_ref().and_then(|worker| worker.process.exit_status());
+        let status = status.unwrap_or(ExitStatus::Unknown);
         let mut had_task = false;
         for slot in 0..self.slots.len() as u32 {
             let ticket = Ticket { slot, generation: self.generations[slot as usize] };
             let Some(word) = engine.words.get(slot).filter(|_| self.slots[slot as usize].is_some()) else {
                 continue;
             };
-            if word.generation != ticket.generation || word.holder != Holder::Worker(worker.number) {
+            if word.generation != ticket.generation || word.holder != Holder::Worker(number) {
                 continue;
             }
             had_task = true;
@@ -469,12 +513,18 @@ impl State {
             }
         }
         // Who ends by itself, between two tasks, leaves nothing.
-        let died = had_task || !status.success();
+        let said_bye = worker.as_ref().is_some_and(|worker| worker.said_bye);
+        let died = had_task || !(said_bye || status.success());
         if died {
             self.take_back(engine);
         }
+        // Starts that fail are counted by the supervisor.
+        let Some(worker) = worker else { return };
         if engine.on_death == OnWorkerDeath::FailPool && died {
             self.end(engine, PoolError::WorkerDied { pid, status });
+        }
+        if died && worker.is_ready && !had_task {
+            self.idle_deaths += 1;
         }
         if !worker.is_ready {
             self.unready_deaths += if status.signal() == Some(9) { KILLED } else { CRASHED };
@@ -546,14 +596,26 @@ impl State {
         engine.notify_supervisor();
     }
 
-    /// A worker was started. One that comes too late is killed.
-    pub(crate) fn hire(&mut self, number: u32, process: Arc<Process<()>>) {
-        if self.is_over() {
-            let _ = process.kill();
+    /// A worker was started. False if it comes too late, and is not wanted.
+    pub(crate) fn hire(&mut self, number: u32, process: &Arc<Process<()>>) -> bool {
+        if self.is_finished {
+            return false;
         }
-        let early = self.ready_early.iter().position(|ready| *ready == number);
-        let is_ready = early.map(|at| self.ready_early.swap_remove(at)).is_some();
-        self.crew.push(Worker { number, process, is_ready });
+        let process = Arc::clone(process);
+        let mut worker = Worker { number, process, is_ready: false, said_bye: false };
+        let is_its = |early: &ReplyHead| early.worker == number;
+        self.early.iter().filter(|early| is_its(early)).for_each(|early| worker.note(early.kind));
+        self.early.retain(|early| !is_its(early));
+        self.crew.push(worker);
+        true
+    }
+}
+
+impl Worker {
+    /// READY or BYE.
+    fn note(&mut self, kind: u32) {
+        self.is_ready = true;
+        self.said_bye |= kind == BYE;
     }
 }
 
@@ -575,18 +637,4 @@ fn send(
     loan[..head.len()].copy_from_slice(head);
     loan[head.len()..].copy_from_slice(arguments);
     loan.try_send().map_err(|unsent| unsent.map(drop))
-}
-
-/// Waits until the supervisor is notified, a worker has ended, or the time is up.
-pub(crate) fn await_news(engine: &Engine, crew: &[Arc<Process<()>>], limit: Option<Duration>) {
-    let mut polled: Vec<_> = std::iter::once(engine.poke.as_fd())
-        .chain(crew.iter().map(|process| process.as_fd()))
-        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-        .collect();
-    let limit = limit
-        .map(|limit| Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) });
-    // Interrupted: the caller looks, and comes again.
-    if poll(&mut polled, limit.as_ref()).is_ok() && !polled[0].revents().is_empty() {
-        let _ = rustix::io::read(&engine.poke, &mut [0; 8]);
-    }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crossproc_primitives::{BytesQueue, RawArray};
+use crossproc_process::ExitStatus;
 use crossproc_process::portable::Portable;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::engine::{Batch, Engine, slots_for};
 use crate::job::{Job, Order};
-use crate::wire::{END, RESULTS, ReplyHead, SKIPPED, Ticket, UNSENDABLE, Words};
-use crate::{OnWorkerDeath, PoolError};
+use crate::wire::{Claim, DIED, END, READY, RESULTS, ReplyHead, SKIPPED, Ticket, UNSENDABLE, Words};
+use crate::{OnWorkerDeath, PoolError, TaskError};
 
 struct Bench {
     engine: Engine,
@@ -41,12 +42,13 @@ impl Bench {
     fn take_up(&self, message: &[u8]) {
         self.replies.send(message).unwrap();
         self.replies.send(&ReplyHead::of_worker(END, 0).to_bytes()).unwrap();
+        self.engine.lock().may_end = true;
         self.engine.collect(&self.replies);
     }
 }
 
 fn results(job: &Job) -> Vec<Vec<u8>> {
-    job.take_outcomes().into_iter().map(|outcome| outcome.results.unwrap()).collect()
+    job.outcomes().iter().map(|outcome| outcome.results.clone().unwrap()).collect()
 }
 
 /// Who is killed after its reply leaves the task to another, who may reply once more when the slot has another task.
@@ -64,6 +66,38 @@ fn a_late_reply_is_not_taken_for_that_of_the_next_task() {
     bench.reply(RESULTS, 1, b"second");
     assert_eq!(results(&second), [b"second"]);
     assert_eq!((bench.engine.progress().done, bench.engine.progress().total), (2, 2));
+}
+
+/// A worker whose start fails may have claimed a task before that; its number is that of nobody.
+#[test]
+fn what_a_worker_has_claimed_that_never_was_there_is_settled() {
+    let bench = Bench::new();
+    let job = bench.submit();
+    let ticket = Ticket { slot: 0, generation: 0 };
+    bench.take_up(&ReplyHead::of_worker(READY, 5).to_bytes());
+    assert_eq!(bench.engine.words.claim(ticket, 5, 0), Claim::Run);
+    bench.take_up(&ReplyHead::of_worker(DIED, 4).to_bytes());
+    assert!(!job.is_done());
+    bench.take_up(&ReplyHead::of_worker(DIED, 5).to_bytes());
+    assert!(job.is_done());
+    assert_eq!(
+        job.only_outcome().unwrap().results,
+        Err(TaskError::WorkerDied { pid: 0, status: ExitStatus::Unknown, attempts: 1 })
+    );
+}
+
+/// The memory may be damaged: END is the parent's own word.
+#[test]
+fn an_end_that_the_parent_did_not_say_is_none() {
+    let bench = Bench::new();
+    let job = bench.submit();
+    let end = ReplyHead::of_worker(END, 0).to_bytes();
+    let head = ReplyHead { kind: RESULTS, worker: 1, ticket: Ticket { slot: 0, generation: 0 } };
+    bench.replies.send(&end).unwrap();
+    bench.replies.send(&[&head.to_bytes()[..], b"result"].concat()).unwrap();
+    bench.replies.close().unwrap();
+    bench.engine.collect(&bench.replies);
+    assert_eq!(results(&job), [b"result"]);
 }
 
 #[test]

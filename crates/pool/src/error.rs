@@ -28,6 +28,10 @@ pub enum PoolError {
     Terminated,
     /// It can be joined only after `close` or `terminate`.
     StillOpen,
+    /// The call was made by code that runs in a thread of the pool (a waker), which would wait for itself.
+    WouldDeadlock,
+    /// This process is a copy (`fork`) of the one that made the pool.
+    NotParent,
     /// The memory that the pool shares with its workers is damaged.
     Damaged(String),
 }
@@ -51,6 +55,12 @@ impl fmt::Display for PoolError {
             Self::StillOpen => {
                 f.write_str("the pool still takes tasks; call `close` or `terminate` before `join`")
             }
+            Self::WouldDeadlock => f.write_str(
+                "this thread is one of the pool's own, which `join` would wait for; call it from another thread, not from a waker",
+            ),
+            Self::NotParent => {
+                f.write_str("the pool belongs to the process of which this one is a copy (`fork`); make a pool here")
+            }
             Self::Damaged(how) => write!(f, "the memory of the pool is damaged: {how}; make a new one"),
         }
     }
@@ -70,7 +80,7 @@ pub enum TaskError {
     },
     /// The worker died while it had the task: it was killed, crashed, or the task called `exit`.
     WorkerDied {
-        /// Its process id; the last one's if the task was tried more than once.
+        /// Its process id; the last one's if the task was tried more than once. 0 if it died while it was started.
         pid: u32,
         /// How it ended.
         status: ExitStatus,

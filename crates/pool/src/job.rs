@@ -2,7 +2,7 @@
 //! collects their outcomes. It knows bytes only: who holds the typed handle decodes them, in a thread of its own.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -44,15 +44,17 @@ pub(crate) struct Job {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By number of the chunk, from `first` on; `AsTheyCome`: by when they came.
-    outcomes: VecDeque<Option<Outcome>>,
+    /// By number of the chunk, from `first` on; `AsTheyCome`: by when they came. Shared, so that they are read without the lock: reading
+    /// runs the users' own code.
+    outcomes: VecDeque<Option<Arc<Outcome>>>,
     first: u64,
     progress: Progress,
     /// Chunks without an outcome.
     open_chunks: u64,
     /// Threads that wait for all outcomes, or for the next one.
     waiting: Waiting,
-    wakers: Vec<Waker>,
+    /// Of the future that the handle is, which was asked last with this one.
+    waker: Option<Waker>,
     callbacks: Vec<Callback>,
 }
 
@@ -99,14 +101,14 @@ impl Job {
         state.progress.done += u64::from(outcome.items);
         state.open_chunks -= 1;
         match self.order {
-            Order::AsTheyCome => state.outcomes.push_back(Some(outcome)),
+            Order::AsTheyCome => state.outcomes.push_back(Some(Arc::new(outcome))),
             Order::AsSubmitted => {
                 let place = (chunk - state.first) as usize;
-                state.outcomes[place] = Some(outcome);
+                state.outcomes[place] = Some(Arc::new(outcome));
             }
         }
         if state.open_chunks == 0 {
-            afterwards.wakers.append(&mut state.wakers);
+            afterwards.wakers.extend(state.waker.take());
             afterwards.callbacks.append(&mut state.callbacks);
         }
         // The kernel is asked only if somebody sleeps.
@@ -140,11 +142,13 @@ impl Job {
 
     /// True if all chunks have outcomes; otherwise `waker` will be woken when they have.
     pub(crate) fn is_done_or_wakes(&self, waker: &Waker) -> bool {
+        // Cloned and dropped without the lock: a waker is code of others.
+        let waker = waker.clone();
         let mut state = self.lock();
         let is_done = state.open_chunks == 0;
-        if !is_done && !state.wakers.iter().any(|known| known.will_wake(waker)) {
-            state.wakers.push(waker.clone());
-        }
+        let unused = if is_done { Some(waker) } else { state.waker.replace(waker) };
+        drop(state);
+        drop(unused);
         is_done
     }
 
@@ -158,27 +162,24 @@ impl Job {
         None
     }
 
-    /// Looks at all outcomes in turn. Only when all are there.
-    pub(crate) fn with_outcomes<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &Outcome>) -> T) -> T {
-        let state = self.lock();
-        look(&mut state.outcomes.iter().flatten())
+    /// All outcomes in turn; they stay, for whoever else asks (a callback). Only when all are there.
+    pub(crate) fn outcomes(&self) -> Vec<Arc<Outcome>> {
+        self.lock().outcomes.iter().flatten().cloned().collect()
     }
 
-    /// Takes all outcomes. Only when all are there.
-    pub(crate) fn take_outcomes(&self) -> Vec<Outcome> {
-        let mut state = self.lock();
-        state.first += state.outcomes.len() as u64;
-        state.outcomes.drain(..).flatten().collect()
+    /// The outcome of a job with one chunk, when it is there.
+    pub(crate) fn only_outcome(&self) -> Option<Arc<Outcome>> {
+        self.lock().outcomes.front().cloned().flatten()
     }
 
     /// The next outcome in the job's order, if it is there.
-    pub(crate) fn try_next(&self) -> Option<Outcome> {
+    pub(crate) fn try_next(&self) -> Option<Arc<Outcome>> {
         Self::pop(&mut self.lock())
     }
 
     /// Waits for the next outcome in the job's order until the deadline. To be called only while there are chunks that have
     /// not been taken.
-    pub(crate) fn next(&self, deadline: Option<Instant>) -> Option<Outcome> {
+    pub(crate) fn next(&self, deadline: Option<Instant>) -> Option<Arc<Outcome>> {
         let mut state = self.lock();
         loop {
             if let Some(outcome) = Self::pop(&mut state) {
@@ -194,7 +195,7 @@ impl Job {
         }
     }
 
-    fn pop(state: &mut State) -> Option<Outcome> {
+    fn pop(state: &mut State) -> Option<Arc<Outcome>> {
         let outcome = state.outcomes.front_mut()?.take()?;
         state.outcomes.pop_front();
         state.first += 1;

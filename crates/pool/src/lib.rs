@@ -31,7 +31,9 @@
 //! * Workers are [processes](crossproc_process) of this program in which `main` does not run. Their standard input is empty.
 //! * A result is deserialised by whoever takes it, in its own thread. What can not be is an error of that task only.
 //! * Nobody waits for anybody else's callback, and a panic in one is the end of that one only.
-//! * A worker that is stopped (SIGSTOP) holds up its own task only.
+//! * A worker that is stopped (SIGSTOP) holds up the task that it has or is just taking. All others go on, but for
+//!   [`close`](Pool::close) and [`join`](Pool::join), which wait until it has ended.
+//! * A start that takes long (a fork server that is stopped) holds up nothing but the worker's place.
 //! * A task that does not end is not interrupted; [`Pool::terminate`] ends it with its worker.
 //!
 //! # Where things are

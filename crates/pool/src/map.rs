@@ -49,12 +49,30 @@ impl<R: DeserializeOwned> MapTask<R> {
         all_or_first_error(&self.job)
     }
 
+    /// What [`get`](Self::get) returns, if all have an outcome, each time it is asked for.
+    #[must_use]
+    pub fn try_get(&self) -> Option<Result<Vec<R>, TaskError>> {
+        self.is_done().then(|| all_or_first_error(&self.job))
+    }
+
+    /// Waits for all outcomes, at most for `limit`; `None` if not all are there then.
+    #[must_use]
+    pub fn get_timeout(&self, limit: Duration) -> Option<Result<Vec<R>, TaskError>> {
+        self.wait_timeout(limit).then(|| all_or_first_error(&self.job))
+    }
+
+    /// True if all have a result, and none an error; `None` while not all have an outcome.
+    #[must_use]
+    pub fn is_successful(&self) -> Option<bool> {
+        self.try_get().map(|outcome| outcome.is_ok())
+    }
+
     /// Waits for all outcomes; returns them in the order of the items.
     #[must_use]
     pub fn get_each(self) -> Vec<Result<R, TaskError>> {
         self.wait();
         let mut each = Vec::new();
-        for outcome in self.job.take_outcomes() {
+        for outcome in self.job.outcomes() {
             let mut reader = Reader::new(outcome);
             each.extend(std::iter::from_fn(|| reader.next()));
         }
@@ -72,13 +90,13 @@ impl<R: DeserializeOwned> MapTask<R> {
 }
 
 fn all_or_first_error<R: DeserializeOwned>(job: &Job) -> Result<Vec<R>, TaskError> {
-    let mut all = Vec::with_capacity(job.progress().total as usize);
-    job.with_outcomes(|outcomes| {
-        for Outcome { items, results } in outcomes {
-            Results(results.as_ref().map_err(TaskError::clone)?).all(*items, &mut all)?;
-        }
-        Ok(all)
-    })
+    let items = job.progress().total as usize;
+    let mut all = Vec::with_capacity(items);
+    for outcome in job.outcomes() {
+        Results(outcome.results.as_ref().map_err(TaskError::clone)?).all(outcome.items, &mut all)?;
+    }
+    debug_assert_eq!(all.len(), items, "an outcome was taken away");
+    Ok(all)
 }
 
 impl<R: DeserializeOwned> Future for MapTask<R> {
@@ -95,18 +113,20 @@ impl<R: DeserializeOwned> Future for MapTask<R> {
 
 /// Reads the items of one chunk.
 struct Reader {
-    outcome: Outcome,
+    outcome: Arc<Outcome>,
+    /// Items that have not been read.
+    left: u32,
     /// Bytes that have been read.
     at: usize,
 }
 
 impl Reader {
-    fn new(outcome: Outcome) -> Self {
-        Self { outcome, at: 0 }
+    fn new(outcome: Arc<Outcome>) -> Self {
+        Self { left: outcome.items, outcome, at: 0 }
     }
 
     fn next<R: DeserializeOwned>(&mut self) -> Option<Result<R, TaskError>> {
-        self.outcome.items = self.outcome.items.checked_sub(1)?;
+        self.left = self.left.checked_sub(1)?;
         Some(match &self.outcome.results {
             Err(error) => Err(error.clone()),
             Ok(bytes) => {
@@ -226,7 +246,7 @@ where
         }
         self.outstanding -= 1;
         let result = self.current.as_mut().and_then(Reader::next);
-        self.current.take_if(|current| current.outcome.items == 0);
+        self.current.take_if(|current| current.left == 0);
         Ok(result)
     }
 
@@ -246,7 +266,7 @@ where
         };
         let mut arguments = Vec::new();
         items.take(self.chunk_size).for_each(|item| push_argument(&mut arguments, &item));
-        let (end, items) = first_items(&arguments, usize::MAX);
+        let (end, items) = first_items(&arguments, usize::MAX, usize::MAX);
         if (items as usize) < self.chunk_size {
             self.items = None;
         }

@@ -23,6 +23,9 @@ use crate::{Imap, MapTask, PoolBuilder, PoolError, Task, TaskError};
 /// methods can be called by several threads at once. Dropping a pool [terminates](Self::terminate) it; call [`close`](Self::close) and
 /// [`join`](Self::join) before that to have everything finished. Workers end with the process that made the pool, however that ends.
 ///
+/// A copy of that process (`fork`) has no part in the pool: calls are [`PoolError::NotParent`] there, or do nothing, and no handle that it
+/// has inherited gets an outcome any more. (Waiting for one does not end.)
+///
 /// ```
 /// use crossproc_pool::Pool;
 ///
@@ -41,13 +44,14 @@ use crate::{Imap, MapTask, PoolBuilder, PoolError, Task, TaskError};
 /// ```
 pub struct Pool {
     engine: Arc<Engine>,
-    /// The process that made it: a forked child has a copy, which must not harm the workers.
-    owner: u32,
 }
+
+/// An automatic chunk ends when its arguments have so many bytes.
+const CHUNK_BYTES: usize = 4 << 20;
 
 impl Pool {
     pub(crate) fn of(engine: Arc<Engine>) -> Self {
-        Self { engine, owner: std::process::id() }
+        Self { engine }
     }
 
     /// A pool with as many workers as can run at the same time here.
@@ -99,7 +103,9 @@ impl Pool {
 
     /// Calls a function for each item, and waits for all results; they are in the order of the items.
     ///
-    /// The items travel in chunks, so that each worker gets about four.
+    /// The items travel in chunks, so that each worker gets about four; a chunk ends earlier when its arguments have 4 MiB. What the results of
+    /// a chunk have together is limited by [`message_max`](PoolBuilder::message_max): with very large results, take
+    /// [`map_chunked`](Self::map_chunked).
     ///
     /// # Errors
     ///
@@ -223,14 +229,16 @@ impl Pool {
             (Some(given), _) => Some(given),
             (None, (least, most)) => (most == Some(least)).then(|| fair(least)),
         };
+        // Who gives a size, gets it.
+        let most_bytes = if chunk_size.is_some() { usize::MAX } else { CHUNK_BYTES };
         let submitted = match known {
-            Some(chunk_size) => self.submit_in_pieces(&job, &mut items, chunk_size),
+            Some(chunk_size) => self.submit_in_pieces(&job, &mut items, chunk_size, most_bytes),
             None => {
                 let mut arguments = Vec::new();
                 let count = items.map(|item| push_argument(&mut arguments, &item)).count();
                 let (mut chunks, mut end) = (Vec::new(), 0);
                 while end < arguments.len() {
-                    let (bytes, items) = first_items(&arguments[end..], fair(count));
+                    let (bytes, items) = first_items(&arguments[end..], fair(count), most_bytes);
                     end += bytes;
                     chunks.push((end, items));
                 }
@@ -250,15 +258,22 @@ impl Pool {
         job: &Arc<Job>,
         items: &mut impl Iterator<Item = A>,
         chunk_size: usize,
+        most_bytes: usize,
     ) -> Result<(), PoolError> {
         const PIECE: usize = 16 << 10;
         let mut is_all = false;
         while !is_all {
             let (mut arguments, mut chunks) = (Vec::with_capacity(PIECE), Vec::new());
             while !is_all && arguments.len() < PIECE {
-                let chunk = items.by_ref().take(chunk_size);
-                let count = chunk.map(|item| push_argument(&mut arguments, &item)).count();
-                is_all = count < chunk_size;
+                let (start, mut count) = (arguments.len(), 0);
+                while count < chunk_size && arguments.len() - start < most_bytes {
+                    let Some(item) = items.next() else {
+                        is_all = true;
+                        break;
+                    };
+                    push_argument(&mut arguments, &item);
+                    count += 1;
+                }
                 if count > 0 {
                     chunks.push((arguments.len(), count as u32));
                 }
@@ -333,7 +348,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.engine.lock().require_open()?;
+        self.engine.require_open()?;
         let function =
             Portable::new::<Items, A, R>(function).map_err(|error| PoolError::Function(error.to_string()))?;
         Ok(Arc::new(Job::new(function, order)))
@@ -354,6 +369,9 @@ impl Pool {
     /// The process ids of the workers of this moment.
     #[must_use]
     pub fn worker_pids(&self) -> Vec<u32> {
+        if !self.engine.is_ours() {
+            return Vec::new();
+        }
         self.engine.lock().crew.iter().map(|worker| worker.process.pid()).collect()
     }
 
@@ -369,11 +387,11 @@ impl Pool {
     }
 
     /// Waits until all workers have ended, after [`close`](Self::close) or [`terminate`](Self::terminate), and all callbacks have been
-    /// called.
+    /// called (but the one that calls this, if a callback does).
     ///
     /// # Errors
     ///
-    /// [`PoolError::StillOpen`] before that.
+    /// [`PoolError::StillOpen`] before that, [`PoolError::WouldDeadlock`] in a waker, which the pool's own thread runs.
     pub fn join(&self) -> Result<(), PoolError> {
         self.join_until(None).map(drop)
     }
@@ -388,8 +406,11 @@ impl Pool {
     }
 
     fn join_until(&self, deadline: Option<Instant>) -> Result<bool, PoolError> {
-        if self.engine.lock().require_open().is_ok() {
-            return Err(PoolError::StillOpen);
+        match self.engine.require_open() {
+            Ok(()) => return Err(PoolError::StillOpen),
+            Err(PoolError::NotParent) => return Err(PoolError::NotParent),
+            Err(_) if self.engine.is_own_thread() => return Err(PoolError::WouldDeadlock),
+            Err(_) => {}
         }
         let has_ended = self.engine.wait_for_end(deadline);
         if has_ended {
@@ -400,11 +421,14 @@ impl Pool {
 }
 
 impl Drop for Pool {
-    /// Terminates it, and waits until the workers are gone.
+    /// Terminates it, and waits until the workers are gone; not, if a waker drops it, which runs in the thread that would be waited for. In a
+    /// copy (`fork`) of the process that made it, does nothing.
     fn drop(&mut self) {
-        if self.owner == std::process::id() {
+        if self.engine.is_ours() {
             self.terminate();
-            self.engine.wait_for_end(None);
+            if !self.engine.is_own_thread() {
+                self.engine.wait_for_end(None);
+            }
             self.engine.callbacks.finish(false);
         }
     }

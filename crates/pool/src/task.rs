@@ -14,7 +14,7 @@ use crate::TaskError;
 use crate::batch::Results;
 use crate::callbacks::Callback;
 use crate::engine::Engine;
-use crate::job::{Job, Outcome, Progress};
+use crate::job::{Job, Progress};
 
 /// A call that a pool was asked to make: what [`Pool::submit`](crate::Pool::submit) returns, Python's `AsyncResult`.
 ///
@@ -164,11 +164,11 @@ impl<R: DeserializeOwned> Task<R> {
 
 /// Of a job with one item that is done.
 fn outcome<R: DeserializeOwned>(job: &Job) -> Result<R, TaskError> {
-    job.with_outcomes(|outcomes| match outcomes.next() {
-        Some(Outcome { results: Ok(bytes), .. }) => Results(bytes).next(),
-        Some(Outcome { results: Err(error), .. }) => Err(error.clone()),
-        None => Err(TaskError::Cancelled),
-    })
+    let outcome = job.only_outcome().expect("asked for when it is there");
+    match &outcome.results {
+        Ok(bytes) => Results(bytes).next(),
+        Err(error) => Err(error.clone()),
+    }
 }
 
 impl<R: DeserializeOwned> Future for Task<R> {

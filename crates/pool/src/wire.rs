@@ -11,6 +11,7 @@
 //!           READY        the worker takes tasks from now on
 //!           INITIALIZER  failed; how, a text
 //!           DAMAGED      the queue of tasks can not be used; how, a text
+//!           BYE          the worker ends now, because it is to
 //!           DIED, END    from the parent to itself: the worker has ended, all workers have
 //! a slot's word          generation u32 | attempts 9 bits | holder 23 bits
 //! ```
@@ -19,7 +20,7 @@
 //! |-----------|----------------------------------------|--------------------------------------------------------------------------|
 //! | QUEUED    | has been sent, and not begun           | who has the message -> RUNNING (attempts + 1); parent -> CANCELLED       |
 //! | CANCELLED | is not to be begun                     | parent: FREE, when it hears SKIPPED or finds the message itself          |
-//! | a worker  | is being run by that one (or was, and it is dead) | parent: FREE, when the results come, or (the worker dead) the attempts are used up, or QUEUED again; who has the message: RUNNING for itself |
+//! | a worker  | is being run by that one (or was, and it is dead) | parent: FREE, when the results come, or (the worker dead) the attempts are used up; who has the message: RUNNING for itself |
 //! | CANCELLED, of a new generation | FREE: there is no task | parent: QUEUED, for another task                                          |
 //!
 //! The message of a task is in one place at a time: the queue, or the hand of one receiver, who gives it up only after its reply
@@ -33,9 +34,12 @@
 //! | while it runs the task        | its name, the message            | attempts left: the message is run again; none: the parent says `WorkerDied` |
 //! | after it has replied          | its name, the message, the reply | the reply counts; the message is of an older generation then          |
 //!
+//! A task that has been begun can not be cancelled, also while it waits to be begun anew.
+//!
 //! The order of the replies decides: the parent sends itself DIED after the worker has ended, so all that it said is in front of that. Then
 //! the parent takes back all messages that nobody has, with those of the dead, and sends again what is still to be done: a task that
-//! comes back does not wait behind all others. A parent that dies takes its workers with it: they are daemons.
+//! comes back does not wait behind all others, unless its message is found only later (somebody else was about to recover it). DIED is also
+//! said of a worker whose start failed: it may have come as far as to claim a task, and there is no process to tell of. A parent that dies takes its workers with it: they are daemons.
 //!
 //! The words are only compared and exchanged, each by itself; what must be seen with them travels through the queues.
 
@@ -50,6 +54,7 @@ pub(crate) const INITIALIZER: u32 = 5;
 pub(crate) const DIED: u32 = 6;
 pub(crate) const END: u32 = 7;
 pub(crate) const DAMAGED: u32 = 8;
+pub(crate) const BYE: u32 = 9;
 
 const HOLDER_BITS: u32 = 23;
 const QUEUED: u32 = 0;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Results;
 use crate::wire::{
-    Claim, DAMAGED, INITIALIZER, READY, RESULTS, ReplyHead, SKIPPED, TaskHead, Ticket, UNSENDABLE, Words,
+    BYE, Claim, DAMAGED, INITIALIZER, READY, RESULTS, ReplyHead, SKIPPED, TaskHead, Ticket, UNSENDABLE, Words,
 };
 
 /// What a worker is started with.
@@ -54,7 +54,8 @@ pub(crate) fn work(orders: Orders) {
     while max_tasks.is_none_or(|most| done < most) {
         let task = match tasks.recv_ref() {
             Ok(task) => task,
-            Err(RecvError::Closed | RecvError::PeerDied) => return,
+            Err(RecvError::Closed) => break,
+            Err(RecvError::PeerDied) => return,
             // It would be the same for the next worker.
             Err(why) => {
                 let head = ReplyHead::of_worker(DAMAGED, number);
@@ -76,12 +77,15 @@ pub(crate) fn work(orders: Orders) {
                 }
                 reply(&replies, &mut buffer);
                 done += 1;
+                buffer.clear();
                 buffer.shrink_to(KEPT);
             }
         }
         // Only now the message is given up: the reply has been sent.
         drop(task);
     }
+    // The parent need not be able to learn how this process ended (SIGCHLD ignored).
+    reply(&replies, &mut message(ReplyHead::of_worker(BYE, number), &[]));
 }
 
 fn resolve(known: &mut HashMap<Portable, Resolved>, function: Portable) -> Result<Resolved, String> {
@@ -107,7 +111,11 @@ fn reply(replies: &BytesQueue, bytes: &mut Vec<u8>) {
         Ok(()) => {}
         Err(SendError::Unfit((), why)) => {
             if let Some((head, _)) = ReplyHead::parse(bytes) {
-                let why = format!("the results of the task, {} bytes, can not be sent: {why}", bytes.len());
+                let why = format!(
+                    "the results of the task, {} bytes, can not be sent: {why}; a task of a `map` is a chunk of items: smaller chunks \
+                     (`map_chunked`) have smaller results",
+                    bytes.len()
+                );
                 *bytes = unsendable(head.worker, head.ticket, &why);
                 // Should there be no memory even for this, the parent learns of the death.
                 if replies.send(bytes).is_err() {

@@ -96,7 +96,8 @@ impl Builder {
         self
     }
 
-    /// Sets an environment variable. The others are those of this process.
+    /// Sets an environment variable. The others are those of this process. A name that is empty or has `=` or a
+    /// 0 byte in it, or a value with a 0 byte, is [`ErrorKind::InvalidName`] of the start.
     pub fn env(mut self, variable: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((variable.as_ref().to_owned(), Some(value.as_ref().to_owned())));
         self
@@ -170,14 +171,15 @@ impl Builder {
     }
 
     /// How long the process may take until it has its arguments; then it is killed and `spawn` fails with
-    /// [`ErrorKind::TimedOut`]. Default: 10 seconds.
+    /// [`ErrorKind::TimedOut`]. Default: 10 seconds. A [`ForkServer`](crate::ForkServer) that is slow to answer
+    /// has up to a second more to say which process it has made.
     pub fn start_timeout(mut self, limit: Duration) -> Self {
         self.start_timeout = limit;
         self
     }
 
     /// Whether dropping the [`Process`] kills it (and waits until it is gone). Default: no, it goes on by
-    /// itself.
+    /// itself; also if this process may not kill it, because it has changed its user.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self

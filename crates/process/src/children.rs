@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossproc_segment::PerProcess;
 
-use crate::{Error, linux, poll, status};
+use crate::{Error, ErrorKind, linux, poll, status};
 
 /// A child of this process, as long as somebody knows it: its [`Process`](crate::Process), the list below, or
 /// an [`ActiveChild`].
@@ -17,6 +17,8 @@ pub(crate) struct Child {
     pub(crate) name: String,
     pub(crate) daemon: bool,
     pub(crate) pidfd: OwnedFd,
+    /// The process that started it. A copy of that one (`fork`) must neither receive from it, reap nor signal it.
+    pub(crate) owner: u32,
 }
 
 impl Child {
@@ -24,11 +26,31 @@ impl Child {
         self.pidfd.as_fd()
     }
 
+    /// False in a copy of its parent.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
+    /// What a copy of its parent is told.
+    pub(crate) fn not_ours(&self) -> Error {
+        let (Self { name, owner, .. }, own) = (self, std::process::id());
+        Error::new(
+            ErrorKind::NotParent,
+            format!(
+                "process `{name}` is a child of process {owner}, of which this one ({own}) is a copy: only {owner} \
+                 can signal it and have its result"
+            ),
+        )
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         !poll::has_ended(self.pidfd())
     }
 
     pub(crate) fn signal(&self, signal: i32) -> Result<(), Error> {
+        if !self.is_ours() {
+            return Err(self.not_ours());
+        }
         match linux::send_signal(self.pidfd(), signal) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
                 Err(Error::system(&format!("sending signal {signal} to process `{}`", self.name), error))
@@ -134,8 +156,8 @@ impl ActiveChild {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`](crate::ErrorKind::System) if this process may not send it signals (it has changed
-    /// its user).
+    /// [`ErrorKind::System`] if this process may not send it signals (it has changed its user),
+    /// [`ErrorKind::NotParent`] in a copy of the process that started it.
     pub fn terminate(&self) -> Result<(), Error> {
         self.0.signal(libc::SIGTERM)
     }

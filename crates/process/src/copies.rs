@@ -13,6 +13,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use crossproc_segment::start_quiet_thread;
 
 /// The start method in which the process is a copy of this one, made by `fork`: cheap as long as this process
 /// is small, and everything that it has computed is there.
@@ -60,8 +64,8 @@ impl Fork {
     ///
     /// In the copy only the calling thread goes on. A lock that another thread had at that instant stays
     /// locked in the copy for ever, and what it protects may be half changed: in any library, and in std
-    /// (standard output, the environment). A start that hangs for that reason ends with
-    /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), a function that does so hangs.
+    /// (standard error, the environment; not standard output, which the fork waits for). A start that hangs for
+    /// that reason ends with [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut), a function that does so hangs.
     #[must_use]
     pub const fn allow_threads(self, allow: bool) -> Self {
         Self { threads: allow }
@@ -99,12 +103,16 @@ pub(crate) fn threads() -> io::Result<u64> {
 ///
 /// Only for a holder of a [`Fork`], whose contract it is that this does no harm.
 pub(crate) fn fork(_: Fork, child: impl FnOnce() -> i32) -> io::Result<i32> {
-    flush();
+    flush_c();
+    // Across the fork, so that no other thread has it locked, or has printed half of something, in the copy.
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.flush();
     // SAFETY: the copy runs what the user has called fit to be run there (`Fork::new`), and code of ours that
     // takes no lock which another thread of ours may have had.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
+            drop(stdout);
             // Below this frame is the parent's code, which must not run twice.
             end(child)
         }
@@ -115,6 +123,10 @@ pub(crate) fn fork(_: Fork, child: impl FnOnce() -> i32) -> io::Result<i32> {
 /// Empties the buffers of standard output, Rust's and C's, before a copy is made: it would print them as well.
 pub(crate) fn flush() {
     let _ = io::stdout().flush();
+    flush_c();
+}
+
+fn flush_c() {
     // A thread that waits for input in C has its stream locked.
     if threads().is_ok_and(|threads| threads == 1) {
         // SAFETY: null stands for all streams of C.
@@ -122,14 +134,58 @@ pub(crate) fn flush() {
     }
 }
 
+/// Ends the process if it is dropped: in a copy nothing may unwind into the code of its original.
+struct End(i32);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(self.0) }
+    }
+}
+
+/// [`flush`] at the end of a copy, which a thread that has standard output locked and will not release it does
+/// not hold up for ever: then the process ends with `code`.
+fn flush_at_the_end(code: i32) {
+    /// A thread that goes on releases it within this time.
+    const LIMIT: Duration = Duration::from_secs(1);
+    // With one thread nobody else has it.
+    if threads().is_ok_and(|threads| threads == 1) {
+        return flush();
+    }
+    let (locked, is_locked) = mpsc::channel::<()>();
+    let watch = move || {
+        if is_locked.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            drop(End(code));
+        }
+    };
+    // Without that thread, for want of memory: it is rare that it is needed.
+    let _ = start_quiet_thread("crossproc-flush", 64 << 10, watch);
+    let mut stdout = io::stdout().lock();
+    drop(locked);
+    let _ = stdout.flush();
+}
+
 /// Runs `child` and ends the process, without what its original has registered with `atexit`: temporary files
 /// may be removed there, for example.
 fn end(child: impl FnOnce() -> i32) -> ! {
-    let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(crate::child::FAILED);
-    flush();
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(code) }
+    let mut end = End(crate::child::FAILED);
+    match catch_unwind(AssertUnwindSafe(child)) {
+        Ok(code) => end.0 = code,
+        // To drop it could panic again.
+        Err(panic) => std::mem::forget(panic),
+    }
+    flush_at_the_end(end.0);
+    drop(end);
+    unreachable!("the process has ended")
 }
+
+/// Whether [`Sibling`] works with this C library.
+pub(crate) const CAN_HAVE_SIBLINGS: bool = cfg!(target_env = "gnu");
+
+/// What to say if it does not.
+pub(crate) const NO_SIBLINGS: &str = "a fork server needs glibc, with which this program is not built; use the \
+                                      start method `Spawn`";
 
 /// What the fork server needs to make processes that are children of *its parent*.
 ///
@@ -138,7 +194,10 @@ fn end(child: impl FnOnce() -> i32) -> ! {
 /// for it, so three things that libc's `fork` does in the child are to be done here: its thread id, which
 /// libc keeps (the kernel stores it at the address that libc has told it, `CLONE_CHILD_SETTID`); the word that
 /// the kernel clears at its end (`CLONE_CHILD_CLEARTID`); and the robust list, which the kernel forgets in a
-/// copy. Handlers registered with `pthread_atfork` are not called: they are about locks of other threads.
+/// copy. (That the address is that of the thread id is so in glibc. musl has its lock of the list of threads
+/// there, so [`CAN_HAVE_SIBLINGS`] is false.) Handlers registered with `pthread_atfork` are not called. Those
+/// about locks of other threads are not missed, since there are none; those by which a library notices that it is
+/// in a copy are, and the docs of [`ForkServer`](crate::ForkServer) say so.
 ///
 /// The kernel also writes the process id of the copy to the *word* (`CLONE_PARENT_SETTID`), in memory that is
 /// shared with the parent, before the copy runs: should the server be killed before it can tell, the parent
@@ -181,7 +240,11 @@ impl Sibling {
         if word == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { word: word.cast(), thread_id, robust_list, robust_list_size })
+        let word = word.cast::<c_int>();
+        // Now, because the kernel ignores it if it can not write there later, for want of memory.
+        // SAFETY: the file is mapped there, and nobody uses it before this process has said that it is ready.
+        unsafe { word.write_volatile(0) };
+        Ok(Self { word, thread_id, robust_list, robust_list_size })
     }
 
     /// Calls `child` in a copy of this process that is a child of this process's parent; returns the process id

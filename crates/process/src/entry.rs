@@ -144,6 +144,9 @@ pub(crate) fn resolve_portable(portable: Portable) -> Result<Passage, String> {
     }
     let [ferry, function] =
         [portable.passage, portable.function].map(|offset| home.base.wrapping_add(offset as usize));
+    if ![ferry, function].iter().all(|&address| home.has_code_at(address)) {
+        return Err("the function lies outside of this process's code".into());
+    }
     let code = std::ptr::with_exposed_provenance::<()>(ferry);
     // SAFETY: the seal fits these offsets and this build, and only `describe_portable` makes seals, in a process with an equal build: the
     // same code at the same distance from the base. So there is a `Ferry` at this address, and a function of its types at the other.
@@ -182,4 +185,27 @@ fn types<A, R>() -> u64 {
     let mut digest = Digest::default();
     digest.add_bytes(type_name::<fn(A) -> R>().as_bytes());
     digest.value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Never;
+
+    impl Way for Never {
+        fn call<A, R>(_: fn(A) -> R, _: &[u8], _: &mut Vec<u8>) {}
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_code_is_not_called() {
+        let good = describe_portable::<Never, u8, u8>(|n| n).unwrap();
+        assert!(resolve_portable(good).is_ok());
+        for (passage, function) in [(good.passage, 1 << 62), (1 << 62, good.function)] {
+            let mut bad = Portable { passage, function, ..good };
+            assert!(resolve_portable(bad).is_err(), "the seal is another's");
+            bad.seal = seal(&bad, home().unwrap());
+            assert!(resolve_portable(bad).is_err_and(|why| why.contains("outside")));
+        }
+    }
 }

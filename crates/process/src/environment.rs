@@ -22,6 +22,13 @@ pub(crate) fn with(changes: Vec<(OsString, Option<OsString>)>) -> Vec<u8> {
     bytes
 }
 
+/// Whether a process can have the variable, with the value or without one.
+pub(crate) fn can_hold(name: &OsStr, value: Option<&OsStr>) -> bool {
+    let name = name.as_bytes();
+    let holds = |byte: u8| name.contains(&byte);
+    !name.is_empty() && !holds(b'=') && !holds(0) && !value.is_some_and(|value| value.as_bytes().contains(&0))
+}
+
 /// What has to be changed in this process to have the environment that `bytes` are (see [`with`]).
 pub(crate) fn changes_to(bytes: &[u8]) -> Vec<(OsString, Option<OsString>)> {
     let mut own: BTreeMap<_, _> = std::env::vars_os().collect();

@@ -32,9 +32,11 @@ pub enum ErrorKind {
     NotInitialised,
     /// The function is in a shared library, which the executable need not have when it is started again.
     OutsideExecutable,
-    /// The name for the process is too long or contains a 0 byte.
+    /// The name for the process is too long or contains a 0 byte; or an environment variable has a name that is
+    /// empty or contains `=` or a 0 byte, or a value that contains a 0 byte.
     InvalidName,
-    /// The start method can not do what the builder asks for, such as another executable for a fork.
+    /// The start method can not do what the builder asks for, such as another executable for a fork; or there is
+    /// no such start method here: a fork server needs glibc.
     Unsupported,
     /// This process has several threads, so it is not forked: a copy has one thread only, and what the others
     /// had locked stays locked in it.
@@ -61,6 +63,9 @@ pub enum ErrorKind {
     Arguments,
     /// The result could not be serialised or deserialised.
     Result,
+    /// This process is a copy, made by `fork`, of the one that started the process: only that one can signal it
+    /// and have its result.
+    NotParent,
     /// A limit on open files was reached, here or in the child.
     TooManyFiles,
     /// The kernel refused an operation; the source says why.

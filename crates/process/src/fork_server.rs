@@ -18,15 +18,17 @@
 //! | server | waiting | nothing | the next start makes a new one |
 //! | server | with a request, before `clone` | nothing: the word is 0 | the start makes a new one and asks again, once |
 //! | server | after `clone`, before `Forked` | a child that its parent has not been told of; its id in the word | the start takes it from there |
+//! | server | is not dead, but stopped or hangs | the same | the start kills it when time is up |
 //! | this process | ever | the server | sees the end of the socket or of its parent, and ends |
 //!
 //! The word is cleared by this process before it asks, and written by the kernel. Requests come one at a time
-//! (`running` is locked), so the word is about the last one.
+//! (by [`Turn`]s), so the word is about the last one. A copy calls nothing before its parent has a pidfd of it,
+//! because only then its own `Request` is sent: a copy that is given up has called nothing.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -41,7 +43,9 @@ use crate::copies::{self, Sibling};
 use crate::current::{self, parent};
 use crate::start::{Attempt, Made, Plan, Streams, Unstarted, open_pidfd};
 use crate::wire::{self, Copy, Function, Incoming, Kind, Outgoing, Patience, Reason, Received, Refused};
-use crate::{Error, ErrorKind, Handed, Process, StartMethod, Stdio, entry, environment, manner, poll};
+use crate::{
+    Error, ErrorKind, Handed, Process, StartMethod, Stdio, entry, environment, manner, poll, status,
+};
 
 /// The start method in which the process is a copy of a small process, the *fork server*: several times
 /// cheaper than starting a program, however large this process is and whatever threads it has.
@@ -68,8 +72,14 @@ use crate::{Error, ErrorKind, Handed, Process, StartMethod, Stdio, entry, enviro
 /// [`Builder`](crate::Builder) says; blocked signals are those of the calling thread. What else a process inherits (limits, umask, user, niceness, processors,
 /// process group) is as it was when the server started, and so are descriptors that are inheritable. Its
 /// command line is that of the server. Functions registered with `atexit` are not called at its end, because
-/// they are the server's. All copies have the same addresses: address space randomisation hides
-/// less than with [`StartMethod::Spawn`].
+/// they are the server's, and those registered with `pthread_atfork` are not called at its start. All copies
+/// have the same addresses: address space randomisation hides less than with [`StartMethod::Spawn`].
+///
+/// A random generator that was seeded in the server ([`preload`](Self::preload)) gives *the same numbers in all
+/// copies*, also one that seeds itself again after a `fork`, because it learns of that by `pthread_atfork`
+/// (`thread_rng` of rand 0.8). Seed in the processes, from the system.
+///
+/// It needs glibc: with another C library each start is [`ErrorKind::Unsupported`].
 #[derive(Clone)]
 pub struct ForkServer(Arc<Inner>);
 
@@ -77,7 +87,51 @@ struct Inner {
     settings: Settings,
     /// The process whose children the copies would be.
     owner: u32,
+    /// True while somebody has a [`Turn`].
+    taken: Mutex<bool>,
+    /// Woken when it becomes false.
+    released: Condvar,
+    /// Only for who has a turn; and for a look.
     running: Mutex<Option<Running>>,
+}
+
+/// The right to use the server, which one at a time has. (Who waits for it has a deadline, and a [`Mutex`] knows
+/// none.)
+struct Turn<'a>(&'a Inner);
+
+impl Inner {
+    /// `None` if the deadline has passed.
+    fn turn(&self, deadline: Option<Instant>) -> Option<Turn<'_>> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return None;
+            }
+            if !*taken {
+                *taken = true;
+                return Some(Turn(self));
+            }
+            taken = match left {
+                None => self.released.wait(taken).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.released.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        // All: the one that is woken may find that its time is up.
+        self.0.released.notify_all();
+    }
 }
 
 #[derive(Clone, Default)]
@@ -92,6 +146,9 @@ struct Preload(Function, Vec<u8>);
 
 /// Without another limit, a server is ready within this time.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// A server that has been asked and is not stopped answers within this time, also on a busy machine.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// A server that has said that it is ready.
 struct Running {
@@ -116,13 +173,20 @@ impl ForkServer {
     }
 
     fn with(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, owner: std::process::id(), running: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            settings,
+            owner: std::process::id(),
+            taken: Mutex::new(false),
+            released: Condvar::new(),
+            running: Mutex::new(None),
+        }))
     }
 
     /// A server (another one than `self`) that calls `function` once when it has started, and that all
     /// processes are copied from after that: for what they all need and what takes long to compute.
     ///
-    /// Threads are not copied, so the function must leave none behind; that includes handles to segments. When
+    /// Threads are not copied, so the function must leave none behind; that includes handles to segments. Nor
+    /// must it seed random generators that the processes use: they would all draw the same numbers. When
     /// the server has to be started again, it calls the function again.
     ///
     /// # Errors
@@ -159,18 +223,25 @@ impl ForkServer {
     /// See [`ErrorKind`]; [`TimedOut`](ErrorKind::TimedOut) after 10 seconds.
     pub fn start(&self) -> Result<(), Error> {
         self.check_owner()?;
+        if !copies::CAN_HAVE_SIBLINGS {
+            return Err(Error::new(ErrorKind::Unsupported, copies::NO_SIBLINGS));
+        }
         let deadline = Instant::now().checked_add(GRACE);
-        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(_turn) = self.0.turn(deadline) else {
+            let text = "the fork server was not started in time: other starts have kept it busy; try again";
+            return Err(Error::new(ErrorKind::TimedOut, text));
+        };
+        let mut running = self.0.running();
         if running.as_ref().is_none_or(|running| !running.process.is_alive()) {
             *running = Some(self.0.settings.start(deadline)?);
         }
         Ok(())
     }
 
-    /// The process id of the server; `None` if it does not run.
+    /// The process id of the server; `None` if it does not run. Waits for a start that is under way.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.0.running();
         running.as_ref().filter(|running| running.process.is_alive()).map(|running| running.process.pid())
     }
 
@@ -207,7 +278,13 @@ impl ForkServer {
         let descriptors: Vec<_> =
             [socket, directory].into_iter().chain(theirs.into_iter().flatten()).collect();
 
-        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = || {
+            let text = "its turn at the fork server did not come in time; other starts are before it, or they are \
+                        too many for the limit, which `start_timeout` sets";
+            attempt.error(ErrorKind::TimedOut, text)
+        };
+        let _turn = self.0.turn(deadline).ok_or_else(busy)?;
+        let mut running = self.0.running();
         let mut deaths = 0;
         loop {
             let server = match running.take() {
@@ -231,16 +308,15 @@ impl ForkServer {
                 Answer::NotForked(errno) => {
                     return Err(attempt.system("the fork server can not fork", errno));
                 }
-                Answer::Nothing => {
-                    // It would answer later, when nobody expects it.
-                    end_with_what_it_made(&mut running);
-                    return Err(attempt.timed_out(false));
-                }
-                Answer::Died => {
-                    let left = end(&mut running);
-                    if let Some(pid) = left {
+                // In time it would answer, when nobody expects it: so it ends, too.
+                Answer::Nothing | Answer::Died => {
+                    let late = matches!(answer, Answer::Nothing);
+                    if let Some(pid) = end(&mut running) {
                         let pidfd = attempt.pidfd_of(pid)?;
                         return Ok(Made { pid: pid.unsigned_abs(), pidfd, stdin, stdout, stderr });
+                    }
+                    if late {
+                        return Err(attempt.timed_out(false));
                     }
                     deaths += 1;
                     if deaths == 2 {
@@ -275,7 +351,7 @@ fn end_with_what_it_made(running: &mut Option<Running>) {
 enum Answer {
     Forked(i32),
     NotForked(Errno),
-    /// The deadline has passed.
+    /// The deadline has passed, and the server is stopped or has had [`ANSWER`] as well.
     Nothing,
     Died,
 }
@@ -283,6 +359,8 @@ enum Answer {
 impl Running {
     fn ask(&mut self, mut outgoing: Outgoing, deadline: Option<Instant>) -> Result<Answer, Errno> {
         pwrite(&self.word, &[0; 4], 0)?;
+        let last = deadline.map(|deadline| deadline.max(Instant::now() + ANSWER));
+        let mut deadline = deadline;
         let mut sent = false;
         loop {
             if !sent {
@@ -296,7 +374,12 @@ impl Running {
             let waited = [(self.process.as_fd(), PollFlags::IN), (self.socket.as_fd(), events)];
             let [ended, talks] = poll::ready(waited, deadline)?;
             if !ended && !talks {
-                return Ok(Answer::Nothing);
+                // It is the start that is late, maybe; a server that works is not killed for that.
+                if deadline == last || status::is_stopped(self.process.as_fd()) {
+                    return Ok(Answer::Nothing);
+                }
+                deadline = last;
+                continue;
             }
             match self.incoming.receive(self.socket.as_fd(), Patience::Return) {
                 Ok(Received::Message(message)) => match (message.kind, message.head::<i32>()) {

@@ -24,13 +24,15 @@ use crate::{Builder, Error, ErrorKind, ExitStatus, JoinError, poll, status};
 /// (see [`detach`](Self::detach)); [`Builder::kill_on_drop`] ends it instead.
 ///
 /// As a descriptor ([`AsFd`]) it is a pidfd: `poll` finds it readable when the process has ended.
+///
+/// In a copy of the process that started it ([`Fork`](crate::Fork), `fork`) it does no more than look: a wait
+/// ends when the process has ended, with [`ExitStatus::Unknown`]; a signal and the result are
+/// [`ErrorKind::NotParent`]; and dropping it does nothing.
 pub struct Process<R> {
     child: Arc<Child>,
     /// Its number in the list of children, if it is there.
     listed: Option<u64>,
     kill_on_drop: bool,
-    /// The process that started it. After a `fork`, the copy in the child must neither kill nor reap.
-    owner: u32,
     socket: OwnedFd,
     state: Mutex<State>,
     stdin: Option<ChildStdin>,
@@ -139,12 +141,11 @@ impl<R> Process<R> {
         started: Started,
     ) -> Self {
         let Started { pid, pidfd, socket, incoming, stdin, stdout, stderr } = started;
-        let child = Arc::new(Child { pid, name, daemon, pidfd });
+        let child = Arc::new(Child { pid, name, daemon, pidfd, owner: std::process::id() });
         Self {
             listed: listed.then(|| children::enter(&child)),
             child,
             kill_on_drop,
-            owner: std::process::id(),
             socket,
             state: Mutex::new(State { incoming, closed: false, last_word: LastWord::Nothing, status: None }),
             stdin,
@@ -214,7 +215,8 @@ impl<R> Process<R> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::System`] if this process may not send it signals (it has changed its user).
+    /// [`ErrorKind::System`] if this process may not send it signals (it has changed its user),
+    /// [`ErrorKind::NotParent`] in a copy of the process that started it.
     pub fn terminate(&self) -> Result<(), Error> {
         self.signal(libc::SIGTERM)
     }
@@ -262,6 +264,10 @@ impl<R> Process<R> {
     /// Takes up what has happened: messages, the end. Returns the status, and whether messages may still
     /// come.
     fn step(&self) -> (Option<ExitStatus>, bool) {
+        if !self.child.is_ours() {
+            // Also the state may be locked here for ever.
+            return (poll::has_ended(self.as_fd()).then_some(ExitStatus::Unknown), false);
+        }
         let mut state = self.lock();
         if state.status.is_none() {
             // In this order: when it has ended, all it said is in the socket.
@@ -380,6 +386,9 @@ impl<R: DeserializeOwned> Process<R> {
 
     /// What the process said about its function before it ended.
     fn outcome(&self) -> Result<R, JoinError> {
+        if !self.child.is_ours() {
+            return Err(JoinError::Io(self.child.not_ours()));
+        }
         let mut state = self.lock();
         let status = state.status.expect("called after the end");
         let last_word = std::mem::replace(&mut state.last_word, LastWord::Taken);
@@ -439,14 +448,11 @@ impl<R> fmt::Debug for Process<R> {
 impl<R> Drop for Process<R> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.status.is_some() || self.owner != std::process::id() {
+        if state.status.is_some() || !self.child.is_ours() {
             return;
         }
         match self.listed {
-            _ if self.kill_on_drop => {
-                kill_and_reap(self.as_fd());
-                self.reaped();
-            }
+            _ if self.kill_on_drop && kill_and_reap(self.as_fd()) => self.reaped(),
             Some(number) => children::detach(number),
             None => {}
         }

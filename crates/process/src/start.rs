@@ -23,7 +23,7 @@ use crate::current::{DEPTH, MAX_DEPTH, depth};
 use crate::error::{Error, ErrorKind};
 use crate::stdio::{Connection, Stdio};
 use crate::wire::{Fault, Function, Incoming, Kind, Manner, Outgoing, Patience, Received, Refused, Request};
-use crate::{ExitStatus, Fork, StartMethod, copies, hook, linux, poll, spawn, status};
+use crate::{ExitStatus, Fork, StartMethod, copies, environment, hook, linux, poll, spawn, status};
 
 /// What the user asked for.
 #[derive(Debug)]
@@ -120,11 +120,6 @@ pub(crate) fn start(
     let mut outgoing = Outgoing::new(Kind::Request, &request, arguments, descriptors)
         .map_err(|error| attempt.system("preparing its arguments", error))?;
 
-    // Before there is anybody to receive it, so that he need not wait for it.
-    outgoing
-        .send(socket.as_fd(), Patience::Return)
-        .map_err(|errno| attempt.system("sending its arguments", errno))?;
-
     let deadline = Instant::now().checked_add(plan.start_timeout);
     let mut incoming = Incoming::default();
     let mut made = match plan.method.clone() {
@@ -136,6 +131,7 @@ pub(crate) fn start(
         made.stdin = stdin.take();
     }
     let Made { pid, pidfd, stdin, stdout, stderr } = made;
+    // Only now is the request sent: a child for which this process has no pidfd calls nothing.
     let unstarted = Unstarted(Some(pidfd));
     attempt.until_started(unstarted.pidfd(), socket.as_fd(), &mut outgoing, &mut incoming, deadline)?;
     Ok(Started { pid, pidfd: unstarted.keep(), socket, incoming, stdin, stdout, stderr })
@@ -211,11 +207,23 @@ impl Attempt {
         Self { name: plan.name.clone(), what, directory, limit: plan.start_timeout }
     }
 
-    /// What only an executed program can have.
+    /// What no process can have, and what only an executed program can have.
     fn check(&self, plan: &Plan) -> Result<(), Error> {
+        for (variable, value) in &plan.environment {
+            if !environment::can_hold(variable, value.as_deref()) {
+                return Err(self.error(
+                    ErrorKind::InvalidName,
+                    format_args!(
+                        "its environment can not have the variable {variable:?} as asked for: the name must not be \
+                         empty and have neither `=` nor a 0 byte in it, the value no 0 byte"
+                    ),
+                ));
+            }
+        }
         let unsupported = |reason: &str| Err(self.error(ErrorKind::Unsupported, reason));
         match plan.method {
             StartMethod::Spawn => Ok(()),
+            StartMethod::ForkServer(_) if !copies::CAN_HAVE_SIBLINGS => unsupported(copies::NO_SIBLINGS),
             _ if !plan.arguments.is_empty() => unsupported(
                 "a copy has the command line of its original; `args` needs the start method `Spawn`",
             ),
@@ -230,15 +238,18 @@ impl Attempt {
     }
 
     /// Sends the request and waits for `Started`. Every way in which that can fail to come ends here.
+    ///
+    /// An error means that the function was not called. So one who says `Started` in the very instant in which
+    /// he is killed for being late counts as started (and killed).
     fn until_started(
         &self,
         pidfd: BorrowedFd<'_>,
         socket: BorrowedFd<'_>,
         outgoing: &mut Outgoing,
         incoming: &mut Incoming,
-        deadline: Option<Instant>,
+        mut deadline: Option<Instant>,
     ) -> Result<(), Error> {
-        let (mut sent, mut said_hello, mut closed) = (false, false, false);
+        let (mut sent, mut said_hello, mut closed, mut late) = (false, false, false, false);
         loop {
             if !sent {
                 sent = match outgoing.send(socket, Patience::Return) {
@@ -257,7 +268,12 @@ impl Attempt {
             };
             let [ended, talks] = waited.map_err(|errno| self.system("waiting for it", errno))?;
             if !ended && !talks {
-                return Err(self.timed_out(said_hello));
+                if linux::send_signal(pidfd, libc::SIGKILL).is_err() {
+                    return Err(self.timed_out(said_hello));
+                }
+                // What it has said is known when it has ended.
+                (late, deadline) = (true, None);
+                continue;
             }
             while !closed {
                 match incoming.receive(socket, Patience::Return).map_err(|fault| self.fault(fault))? {
@@ -274,6 +290,9 @@ impl Attempt {
                 }
             }
             if ended {
+                if late {
+                    return Err(self.timed_out(said_hello));
+                }
                 let status = status::reap(pidfd).unwrap_or(ExitStatus::Unknown);
                 return Err(self.ended_early(said_hello, status));
             }
@@ -463,19 +482,23 @@ impl Drop for Unstarted {
 /// The same where there is no pidfd: the id of a child that nobody has reaped is nobody else's.
 fn kill_and_reap_by_id(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+        if rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok() {
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+        }
     }
 }
 
-/// SIGKILL, and then no zombie is left.
-pub(crate) fn kill_and_reap(pidfd: BorrowedFd<'_>) {
-    // Fails only if it has ended.
-    let _ = linux::send_signal(pidfd, libc::SIGKILL);
+/// SIGKILL, and then no zombie is left. False if this process may not kill it, since it has changed its user:
+/// then it goes on.
+pub(crate) fn kill_and_reap(pidfd: BorrowedFd<'_>) -> bool {
+    if linux::send_signal(pidfd, libc::SIGKILL).is_err_and(|error| error.raw_os_error() != Some(libc::ESRCH))
+    {
+        return status::reap(pidfd).is_some();
+    }
     loop {
         let _ = poll::ready([(pidfd, PollFlags::IN)], None);
         if status::reap(pidfd).is_some() {
-            return;
+            return true;
         }
         status::await_debugger();
     }

@@ -15,7 +15,7 @@ pub enum ExitStatus {
     /// It was ended by this signal.
     Signal(i32),
     /// It ended, but somebody else in this program collected how: a `wait` for any child, or SIGCHLD is
-    /// ignored, and then the kernel throws it away.
+    /// ignored, and then the kernel throws it away. Or this process is a copy of its parent, and not told.
     Unknown,
 }
 
@@ -102,6 +102,12 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
             Err(_) => Some(ExitStatus::Unknown),
         };
     }
+}
+
+/// True if the child behind `pidfd` is stopped (SIGSTOP).
+pub(crate) fn is_stopped(pidfd: BorrowedFd<'_>) -> bool {
+    let look = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd), look).is_ok_and(|status| status.is_some())
 }
 
 /// Called when a process has ended and can not be reaped: a debugger that traces it has to collect it first.

@@ -59,6 +59,12 @@ fn pause(milliseconds: u64) {
     sleep(Duration::from_millis(milliseconds));
 }
 
+/// A task that is still being done when the test is over.
+fn without_end(n: u64) -> u64 {
+    pause(3_600_000);
+    n
+}
+
 // ---- What Python's Pool does ----
 
 #[test]
@@ -323,25 +329,8 @@ fn a_closed_pool_finishes_and_takes_no_more() {
 fn a_terminated_pool_ends_at_once_whatever_is_pending() {
     let pool = pool_of(2);
     let pids = pool.worker_pids();
-    let sleepers = pool
-        .map_async_chunked(
-            |n: u64| {
-                pause(3_600_000);
-                n
-            },
-            0..10_000,
-            1,
-        )
-        .unwrap();
-    let busy = pool
-        .submit(
-            |n: u64| {
-                pause(3_600_000);
-                n
-            },
-            1,
-        )
-        .unwrap();
+    let sleepers = pool.map_async_chunked(without_end, 0..10_000, 1).unwrap();
+    let busy = pool.submit(without_end, 1).unwrap();
     pause(20);
     pool.terminate();
     assert_eq!(outcome(&busy), Err(TaskError::Pool(PoolError::Terminated)));
@@ -354,15 +343,7 @@ fn a_terminated_pool_ends_at_once_whatever_is_pending() {
     // So does one that is dropped, and its handles know.
     let pool = pool_of(2);
     let pids = pool.worker_pids();
-    let busy = pool
-        .submit(
-            |n: u64| {
-                pause(3_600_000);
-                n
-            },
-            1,
-        )
-        .unwrap();
+    let busy = pool.submit(without_end, 1).unwrap();
     drop(pool);
     assert!(pids.iter().all(|pid| state_of(*pid) == '-'));
     assert_eq!(busy.try_get(), Some(Err(TaskError::Pool(PoolError::Terminated))));
@@ -628,15 +609,7 @@ fn an_idle_worker_that_is_killed_is_replaced() {
 #[test]
 fn a_busy_worker_that_is_killed_takes_its_task_along_and_no_other() {
     let pool = pool_of(2);
-    let busy = pool
-        .submit(
-            |n: u64| {
-                pause(3_600_000);
-                n
-            },
-            1,
-        )
-        .unwrap();
+    let busy = pool.submit(without_end, 1).unwrap();
     // The other worker does all of these, however long the first one takes.
     let others: Vec<_> = (0..2000).map(|n| pool.submit(square, n).unwrap()).collect();
     assert!(others.iter().zip(0..).all(|(task, n)| outcome(task) == Ok(n * n)));
@@ -656,15 +629,7 @@ fn a_busy_worker_that_is_killed_takes_its_task_along_and_no_other() {
 #[test]
 fn a_death_is_told_while_all_other_workers_are_busy() {
     let pool = pool_of(2);
-    let long = pool
-        .submit(
-            |n: u64| {
-                pause(3_600_000);
-                n
-            },
-            1,
-        )
-        .unwrap();
+    let long = pool.submit(without_end, 1).unwrap();
     let fatal: Vec<_> =
         (0..20).map(|_| pool.submit(|()| -> () { std::process::abort() }, ()).unwrap()).collect();
     let after = pool.submit(square, 4).unwrap();
@@ -791,15 +756,7 @@ fn a_pool_can_be_told_to_end_with_the_first_worker() {
     for kill_idle in [false, true] {
         let pool = quiet().processes(2).on_worker_death(OnWorkerDeath::FailPool).build().unwrap();
         is_well(&pool);
-        let sleeping = pool
-            .submit(
-                |n: u64| {
-                    pause(3_600_000);
-                    n
-                },
-                1,
-            )
-            .unwrap();
+        let sleeping = pool.submit(without_end, 1).unwrap();
         if kill_idle {
             // One of the two is.
             let busy = pool.worker_pids();
